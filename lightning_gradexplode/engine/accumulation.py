@@ -272,7 +272,12 @@ class AccumulationWindow:
 
 def host_number(loss: Tensor) -> float | None:
     """Return the value of a real loss of one element in host memory; None for any other, without waiting for it."""
-    return float(loss.item()) if reading.is_on_host(loss) and loss.numel() == 1 and not loss.is_complex() else None
+    return float(loss.item()) if reading.is_on_host(loss) and is_real_number(loss) else None
+
+
+def is_real_number(loss: Tensor) -> bool:
+    """Return whether a loss has one element, which is real."""
+    return loss.numel() == 1 and not loss.is_complex()
 
 
 def unscales_itself(optimizer: Optimizer) -> bool:

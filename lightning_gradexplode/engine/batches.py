@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from lightning_gradexplode.diagnose.graph import Loss
-from lightning_gradexplode.engine.accumulation import host_number
+from lightning_gradexplode.engine.accumulation import host_number, is_real_number
 from lightning_gradexplode.engine.after_update import AfterUpdate
 from lightning_gradexplode.engine.components import Components
 from lightning_gradexplode.engine.deferred_steps import DeferredSteps
@@ -118,7 +118,7 @@ class Batches:
         if has_graph and components.is_distributed:
             self._steps.missing.pass_begins()
         self._batch.has_loss = True
-        if has_graph and value is not None and not (components.graphs.is_calm and math.isfinite(value)):
+        if has_graph and components.graphs.wants(value) and is_real_number(loss):
             components.graphs.read(loss, value)
         if self._left_out.unused_loss is not None:
             self._left_out.next_loss()
@@ -141,10 +141,11 @@ class Batches:
             window.look_for_changes(states[0].optimizer, states[0].parameters())
 
     def graph_exists(self, loss: Loss) -> None:
-        """Read the graph of a loss before its backward pass, if the value of the loss is on the host."""
-        value = host_number(loss.detach())
-        if value is not None:
-            self._components.graphs.read(loss, value)
+        """Read the graph of a loss before its backward pass, if it is of interest."""
+        graphs, number = self._components.graphs, loss.detach()
+        value = host_number(number)
+        if graphs.wants(value) and is_real_number(number):
+            graphs.read(loss, value)
 
     def backward_ended(self) -> None:
         """Measure the gradients, if all micro-batches are accumulated and nothing changes them before the step."""

@@ -183,7 +183,9 @@ class EvidenceCollector:
         """Replay a step, and use the order of execution that it has shown."""
         facts = self._facts or RunFacts()
         rows = self._batch.outlier_rows
-        self.replays.compute(record, inputs, before_update, rows, lambda replay: weights_to_try(facts, replay))
+        self.replays.compute(
+            record, inputs, before_update, rows, lambda replay: weights_to_try(facts, replay), facts.parameters
+        )
         self._use_order()
 
     def _use_order(self) -> None:

@@ -45,7 +45,8 @@ class LossGraphs:
         is_on: Whether graphs are read at all.
 
     Attributes:
-        is_calm: Whether a loss is of interest only if it is not finite: the loss before was, and no graph is wanted.
+        is_calm: Whether a loss is of interest only if it is not finite: the loss before was finite, and no graph is
+            wanted.
         first: What the graph of the first loss shows; nothing before it is read.
         has_found: Whether the operation that made the data of an incident non-finite was found in a later batch, which
             is still to be published.
@@ -74,14 +75,20 @@ class LossGraphs:
             self._requests += 1
             self._is_requested, self.is_calm = True, False
 
-    def read(self, loss: Loss, value: float) -> None:
-        """Read a graph, if its loss is not finite and the loss before it was, or if it is the first one or requested.
+    def wants(self, value: float | None) -> bool:
+        """Return whether the graph of a loss may have to be read.
 
-        Not on an accelerator, for which the host would wait.
+        Args:
+            value: Its value; None on an accelerator, for which the host waits only if the graph is wanted in any case.
+        """
+        return not (self.is_calm and (value is None or math.isfinite(value)))
+
+    def read(self, loss: Loss, value: float | None) -> None:
+        """Read a graph, if its loss is not finite and the loss before it was, or if it is the first one or requested.
 
         Args:
             loss: The loss, before its backward pass.
-            value: Its value.
+            value: Its value, None if the host has to wait for it.
         """
         if not self._is_on:
             self.is_calm = True
@@ -89,7 +96,7 @@ class LossGraphs:
         operation = self._later_batches.pause()
         if operation is not None:
             self._add_operation(operation)
-        self._read(loss, value)
+        self._read(loss, float(loss.detach()) if value is None else value)
         self._later_batches.resume()
         if self._later_batches.is_looking:
             self.is_calm = False

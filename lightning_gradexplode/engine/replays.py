@@ -18,6 +18,7 @@ from lightning_gradexplode.diagnose.replay import (
     line_search,
     replay_step,
     run_experiments,
+    similar_weights,
 )
 from lightning_gradexplode.engine.collect_or_log import collect_or_log
 from lightning_gradexplode.engine.loss_graphs import LossGraphs
@@ -25,9 +26,14 @@ from lightning_gradexplode.engine.optimizer_state import OptimizerState
 from lightning_gradexplode.engine.step_inputs import StepInputKeeper, StepInputs
 from lightning_gradexplode.hosts.base import TrainingLoop
 from lightning_gradexplode.measure.parameters import plain_name
-from lightning_gradexplode.records import Experiments, Replay, StepRecord
+from lightning_gradexplode.records import Experiments, ParameterFacts, Replay, StepRecord
 from lightning_gradexplode.records.log import logger
 from lightning_gradexplode.records.replay import NO_REPLAY
+
+SIMILAR_WEIGHTS = (
+    "the weights of the step are lost; it fails alike with others of the scale that they had at the start of the run"
+)
+"""The note of a replay with such weights."""
 
 MAX_REPLAYS = 3
 """Number of incidents of a run whose step is replayed."""
@@ -91,6 +97,7 @@ class IncidentReplays:
         before_update: bool,
         outlier_rows: Sequence[int],
         repeated: Callable[[Replay], Sequence[str]] = lambda replay: (),
+        parameters: Sequence[ParameterFacts] = (),
     ) -> None:
         """Replay a step, and run the experiments that do not need its update.
 
@@ -101,10 +108,11 @@ class IncidentReplays:
             outlier_rows: Rows of the batch that are far outside the others.
             repeated: Returns, from the replay, the weights whose initialization is varied; called only at the first
                 step of the run.
+            parameters: The parameters at the start of the run, whose scales take the place of lost weights.
         """
         self._count += 1
         before = collect_or_log("the checksums", lambda: checksums(self._loop.module))
-        self._compute(record, inputs, before_update, outlier_rows, repeated)
+        self._compute(record, inputs, before_update, outlier_rows, repeated, parameters)
         if self.replay is not None:
             self.replay = dataclasses.replace(self.replay, step=record.step)
         if before is not None and collect_or_log("the checksums", lambda: checksums(self._loop.module)) != before:
@@ -121,6 +129,7 @@ class IncidentReplays:
         before_update: bool,
         outlier_rows: Sequence[int],
         repeated: Callable[[Replay], Sequence[str]],
+        parameters: Sequence[ParameterFacts],
     ) -> None:
         loop = self._loop
         if not loop.can_replay:
@@ -138,6 +147,8 @@ class IncidentReplays:
             other = _replayed(as_now, failed, expected, replay.seconds)
             if other.status in ("reproduced", "finite"):
                 again, replay = as_now, other
+        if again.is_updated and failed is not None and replay.status != "reproduced":
+            replay = self._with_similar_weights(again, failed, parameters, replay.seconds) or replay
         if again.is_updated and failed is not None and replay.status == "not-possible":
             replay = dataclasses.replace(replay, reason=f'{replay.reason}; on_explosion="skip" would have kept them')
         replay = self.replay = _from_rank(replay, record.rank)
@@ -151,6 +162,18 @@ class IncidentReplays:
             # The line search along the update follows once the optimizer has stepped.
             self._step, self._step_of_update = again, record.step
             self._weights_before = inputs.weights or collect_or_log("the weights", lambda: keep_weights(loop.module))
+
+    def _with_similar_weights(
+        self, again: ReplayStep, failed: Failed, parameters: Sequence[ParameterFacts], spent: float
+    ) -> Replay | None:
+        """Return the replay of a step whose weights are lost, with others of their scale; None if it does not fail."""
+        weights = collect_or_log("similar weights", lambda: similar_weights(self._loop.module, parameters))
+        if weights is None:
+            return None
+        replay = _replayed(dataclasses.replace(again, weights=weights, is_updated=False), failed, None, spent)
+        if replay.status != "reproduced" or replay.source in ("parameter", "buffer"):
+            return None
+        return dataclasses.replace(replay, activations=(), notes=(SIMILAR_WEIGHTS, *replay.notes))
 
     def _of_first_graph(self, record: StepRecord) -> Replay:
         """Return what the graph of the first loss shows of a step that cannot be computed again."""

@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from lightning_gradexplode import GradientExplosionMonitor, GradientWatch
 from lightning_gradexplode.diagnose.graph import saved_tensor_hooks
 from lightning_gradexplode.engine import loss_graphs
+from lightning_gradexplode.measure import reading
 from lightning_gradexplode.records import Diagnosis
 from lightning_gradexplode.testing import PlainLoop
 from tests.runs.models import Regression
@@ -106,6 +107,19 @@ def test_a_row_of_the_input_is_named_though_later_losses_are_lost(model: nn.Sequ
     assert (found.causes[0].kind, found.causes[0].where) == ("nonfinite-input", "input of layer 0, row 3")
 
 
+@needs_graph_values
+def test_the_first_graph_is_read_on_an_accelerator(model: nn.Sequential, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The host waits for it once; a softmax over a single class has no gradient in any step."""
+    monkeypatch.setattr(reading, "is_on_host", lambda tensor: False)
+
+    def loss(net: Any, batch: Tensor, step: int) -> Tensor:
+        return functional.cross_entropy(net(batch), torch.zeros(16, dtype=torch.long))
+
+    found = diagnosed(loss, model, steps=80)
+    assert found.causes[0].kind == "empty-reduction"
+
+
+@needs_graph_values
 def test_a_row_that_comes_back_is_named_each_time(model: nn.Sequential) -> None:
     """One graph is read for an incident, however many losses of it are lost, so that later ones are diagnosed too."""
 

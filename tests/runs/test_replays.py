@@ -200,19 +200,46 @@ def test_weights_lost_before_the_fault_are_explained_by_a_replay(tmp_path: Path)
     """Without a sign before, the weights from before the update are gone; what would have kept them is said."""
 
     class Spoiled(Network):
-        """Multiplies by NaN."""
+        """Divides by zero at the weights that it has then."""
+
+        mark = 0.0
 
         def training_step(self, batch: Any, batch_idx: int) -> Any:
-            return super().training_step(batch, batch_idx) * (float("nan") if batch_idx == FAULT else 1.0)
+            loss, weight = self.body(batch[0]).square().mean(), self.body[0].weight[0, 0]
+            return loss / (weight - self.mark) if batch_idx == FAULT else loss
 
-        def factor(self, size: int) -> Tensor:
-            return torch.ones(size, 1)
+        def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+            self.mark = float(self.body[0].weight.detach()[0, 0])
 
     replay = replay_of(Spoiled(), tmp_path)
 
     assert replay["status"] == "not-possible"
     assert replay["reason"].startswith("the weights are not finite any more")
     assert replay["reason"].endswith('on_explosion="skip" would have kept them')
+
+
+@pytest.mark.usefixtures("accelerator")
+def test_a_fault_that_does_not_depend_on_lost_weights_is_found_with_similar_ones(tmp_path: Path) -> None:
+    """The step with its batch fails in the same way with weights of the scale that they had at the start."""
+
+    class Spoiled(Network):
+        """Divides the loss by the number of samples of a class that the batch does not hold."""
+
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            loss = super().training_step(batch, batch_idx)
+            return loss / (batch[1] == (7 if batch_idx == FAULT else batch[1])).sum()  # division
+
+        def factor(self, size: int) -> Tensor:
+            return torch.ones(size, 1)
+
+    module = Spoiled()
+    replay = replay_of(module, tmp_path)
+
+    assert not torch.isfinite(module.body[0].weight).all()
+    assert (replay["status"], replay["first"]["name"]) == ("reproduced", "div")
+    assert replay["first"]["code"].endswith("# division")
+    assert replay["notes"][0].startswith("the weights of the step are lost; it fails alike with others")
+    assert not replay["activations"]
 
 
 @pytest.mark.usefixtures("accelerator")

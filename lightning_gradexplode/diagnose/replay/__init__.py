@@ -1,7 +1,7 @@
 """Replay: a training step computed again on a copy of the module, operation by operation.
 
-The engine keeps what a step needs (`KeptBatch`, `RandomState`, `AttributeState`, `keep_weights`), describes it as a
-`ReplayStep`, and calls
+The engine keeps what a step needs (`KeptBatch`, `RandomState`, `AttributeState`, `keep_weights`, or `similar_weights`
+for lost ones), describes it as a `ReplayStep`, and calls
 
 - `replay_step` for the first operation that made a non-finite value, its module, its line and its rows of the batch;
 - `run_experiments` for the step in float32, the step without some rows, and a line search along the update;
@@ -22,6 +22,7 @@ from lightning_gradexplode.diagnose.replay.experiments.experiments import line_s
 from lightning_gradexplode.diagnose.replay.kept_weights import checksums, keep_weights
 from lightning_gradexplode.diagnose.replay.random_state import RandomState
 from lightning_gradexplode.diagnose.replay.replay import Failed, replay_step
+from lightning_gradexplode.diagnose.replay.similar_weights import similar_weights
 from lightning_gradexplode.diagnose.replay.step import ReplayStep, is_out_of_memory
 
 __all__ = [
@@ -37,4 +38,5 @@ __all__ = [
     "line_search",
     "replay_step",
     "run_experiments",
+    "similar_weights",
 ]
