@@ -22,13 +22,10 @@ class LightningCapabilities(TrainingLoop):
         trainer: The trainer.
     """
 
+    can_stop = can_save_checkpoints = True
+
     def __init__(self, trainer: Trainer) -> None:
         self.trainer = trainer
-
-    @property
-    def can_stop(self) -> bool:
-        """Always."""
-        return True
 
     def stop(self) -> None:
         """Set ``trainer.should_stop``."""
@@ -60,11 +57,6 @@ class LightningCapabilities(TrainingLoop):
             name: [*one.parameters(), *one.buffers(), *filter(torch.is_tensor, [counts[name]])]
             for name, one in self.averaged_modules.items()
         }
-
-    @property
-    def can_save_checkpoints(self) -> bool:
-        """Always."""
-        return True
 
     def save_checkpoint(self, path: Path) -> None:
         """Save with ``trainer.save_checkpoint``."""

@@ -52,6 +52,11 @@ class TorchLoop(TrainingLoop):
     )
     """What is logged once where an optimizer steps without a backward pass that was measured."""
 
+    # The user may clip between the backward pass and the step, so that gradients are measured at the end of each pass.
+    gradients_are_final = counts_end_of_backward = True
+    may_change_gradients = overrides_clipping = True
+    can_stop = True
+
     def __init__(
         self,
         model: nn.Module,
@@ -140,29 +145,9 @@ class TorchLoop(TrainingLoop):
         return None if scale is None else scale._version
 
     @property
-    def gradients_are_final(self) -> bool:
-        """Always, so that they are measured at the end of each backward pass."""
-        return True
-
-    @property
-    def counts_end_of_backward(self) -> bool:
-        """Always, since the user may clip between the backward pass and the step."""
-        return True
-
-    @property
-    def may_change_gradients(self) -> bool:
-        """Always."""
-        return True
-
-    @property
     def removes_gradients(self) -> bool:
         """Once the training is to end."""
         return self.should_stop
-
-    @property
-    def overrides_clipping(self) -> bool:
-        """Always, since the user may clip."""
-        return True
 
     @property
     def loggers(self) -> Sequence[Any]:
@@ -189,11 +174,6 @@ class TorchLoop(TrainingLoop):
         """Return a folder of this process, where others that measure for themselves may write to the same one."""
         rank = self._processes.first_rank
         return folder / f"rank-{rank}" if rank else folder
-
-    @property
-    def can_stop(self) -> bool:
-        """Always."""
-        return True
 
     def stop(self) -> None:
         """Set `should_stop`; updates are skipped from then on."""

@@ -41,6 +41,9 @@ class TransformersLoop(TorchLoop):
         "gets them, after max_grad_norm"
     )
 
+    first_step = 1
+    reduces = True  # the Trainer wraps the model
+
     def __init__(
         self,
         args: Any,
@@ -64,11 +67,6 @@ class TransformersLoop(TorchLoop):
         return int(self._state.global_step) + 1
 
     @property
-    def first_step(self) -> int:
-        """Always 1."""
-        return 1
-
-    @property
     def is_compiled(self) -> bool:
         """``torch_compile``."""
         return bool(self._args.torch_compile) or super().is_compiled
@@ -77,11 +75,6 @@ class TransformersLoop(TorchLoop):
     def epoch(self) -> int:
         """Index of the current epoch."""
         return int(self._state.epoch or 0)
-
-    @property
-    def reduces(self) -> bool:
-        """Always: the Trainer wraps the model."""
-        return True
 
     @property
     def is_main_process(self) -> bool:
