@@ -23,25 +23,8 @@ from lightning_gradexplode.engine.gradient_measurement import GradientMeasuremen
 from lightning_gradexplode.engine.left_out import LeftOutSteps
 from lightning_gradexplode.engine.missing_steps import MissingSteps
 from lightning_gradexplode.engine.step import Phase, Step
-from lightning_gradexplode.hosts.base import TrainingLoop
-from lightning_gradexplode.measure.parameters import held_by
+from lightning_gradexplode.engine.steps_without_gradients import StepsWithoutGradients
 from lightning_gradexplode.records import LEFT_OUT
-from lightning_gradexplode.records.log import logger
-from lightning_gradexplode.records.text import few
-
-NONE_HAD_GRADIENTS = 20
-"""Number of steps without any gradient after which that is logged, in a run in which no step had one."""
-
-NO_GRADIENTS = (
-    "gradexplode: no parameter of the optimizers had a gradient at any of the first %d steps, so that nothing is "
-    "recorded; look for a loss that does not depend on them, or gradients that are removed before the step"
-)
-
-NOT_IN_OPTIMIZERS = (
-    "gradexplode: no parameter of the optimizers had a gradient at any of the first %d steps, while %s had one, which "
-    "no optimizer updates: create the optimizer after the module has its final parameters, or add them to it with "
-    "optimizer.add_param_group()"
-)
 
 
 class OptimizerSteps:
@@ -75,6 +58,7 @@ class OptimizerSteps:
         self.open: Step | None = None
         self.guard = guard
         self.missing = MissingSteps(components)
+        self._without_gradients = StepsWithoutGradients(components.loop)
         self._components = components
         self._measurement = measurement
         self._decisions = decisions
@@ -86,7 +70,6 @@ class OptimizerSteps:
         self._stepped: list[Step] = []  # those of the current batch that are no longer open
         self._announced: Optimizer | None = None  # the optimizer of the last call of `gradients_ready`
         self._inside_step = False  # whether an optimizer has begun a step with a closure
-        self._without_gradients = 0  # number of steps whose parameters had no gradient at all
         self._is_within = False  # whether an optimizer that another one wraps makes the step
 
     def begin_batch(self) -> None:
@@ -159,18 +142,7 @@ class OptimizerSteps:
         elif step.loss is not None and not math.isfinite(step.loss):  # the user's own hook has removed all gradients
             self._left_out.report(replace(step.record(), skipped_by=LEFT_OUT), step.inputs)
         else:
-            self._note_step_without_gradients()
-
-    def _note_step_without_gradients(self) -> None:
-        """Log once where none of the first steps of a run has a gradient, as nothing of it is recorded."""
-        self._without_gradients += 1
-        is_due = self._without_gradients == NONE_HAD_GRADIENTS and self._after.last is None
-        if is_due and self._components.loop.is_main_process:
-            others = _others_with_gradients(self._components.loop)
-            if others:
-                logger.warning(NOT_IN_OPTIMIZERS, NONE_HAD_GRADIENTS, few(others))
-            else:
-                logger.warning(NO_GRADIENTS, NONE_HAD_GRADIENTS)
+            self._without_gradients.add(is_any_recorded=self._after.last is not None)
 
     def before_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Prevent, in an optimizer's pre-step hook, an update that is held back."""
@@ -305,10 +277,3 @@ class OptimizerSteps:
             self._after.measure(step)  # the loop has called the optimizer by now
         self._stepped.append(step)
         self.open = None
-
-
-def _others_with_gradients(loop: TrainingLoop) -> list[str]:
-    """Return the parameters of the module that have a gradient, and that are in no optimizer."""
-    taken = {id(one) for optimizer in loop.optimizers for one in held_by(optimizer)}
-    named = loop.module.named_parameters()
-    return [name for name, one in named if one.grad is not None and id(one) not in taken]
