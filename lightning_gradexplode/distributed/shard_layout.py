@@ -31,6 +31,29 @@ def local_part(tensor: Tensor) -> Tensor:
     return part
 
 
+def readable(tensor: Tensor) -> Tensor | None:
+    """Return a tensor as one whose elements this process can read by itself; None if that is not possible.
+
+    It is with a plain tensor, and with a DTensor of which each process holds all elements; not on the meta device, nor
+    with other tensors that have operations of their own.
+    """
+    if is_sharded(tensor):
+        whole: Any = tensor
+        if not all(one.is_replicate() for one in whole.placements):
+            return None
+        tensor = local_part(tensor)
+    return None if tensor.is_meta or has_own_operations(tensor) else tensor
+
+
+def has_own_operations(tensor: Tensor) -> bool:
+    """Return whether a tensor, or the local part of a DTensor, is of a class that implements operations itself.
+
+    Its memory may not hold its elements then, as with quantized weights that are computed with as if they were not.
+    """
+    own: Tensor = getattr(tensor, "_local_tensor", tensor)
+    return type(own).__torch_dispatch__ is not Tensor.__torch_dispatch__
+
+
 def version_of(tensor: Any) -> int:
     """Return how often a tensor was written to; a DTensor does not count what is written to its local elements."""
     version: int = getattr(tensor, "_local_tensor", tensor)._version

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from lightning_gradexplode.distributed.shard_layout import readable
 from lightning_gradexplode.engine.backward_pass_counter import BackwardPassCounter
 from lightning_gradexplode.engine.removed_gradients import RemovedGradients
 from lightning_gradexplode.hosts.base import TrainingLoop
@@ -17,6 +18,7 @@ from lightning_gradexplode.measure import reading
 from lightning_gradexplode.measure.gradient_details import GradientDetails
 from lightning_gradexplode.measure.gradients import GradientReading
 from lightning_gradexplode.measure.parameters import ParameterSet
+from lightning_gradexplode.records.log import logger
 
 MAX_CHANGES = 64
 """Number of backward passes of the first step after which changes of the gradients are looked for."""
@@ -90,7 +92,7 @@ class AccumulationWindow:
         self._host_losses: list[float] = []
         self._device_losses: list[Tensor] = []
         self._early: dict[int, GradientReading] = {}
-        self._losses_are_read = False
+        self._losses_are_read = self._unreadable_is_logged = False
         self.passes = BackwardPassCounter()
         self.removed = RemovedGradients(loop)
         self.first_changes: list[float] = []
@@ -99,7 +101,8 @@ class AccumulationWindow:
     def add_loss(self, loss: Tensor, value: float | None) -> None:
         """Add the loss of a micro-batch; one on an accelerator is read later, together with the gradients.
 
-        A loss with several elements is not recorded, since a module's own ``backward`` may reduce it in any way.
+        A loss with several elements is not recorded, since a module's own ``backward`` may reduce it in any way. Nor is
+        one that this process cannot read, which is logged once.
 
         Args:
             loss: The loss.
@@ -111,8 +114,20 @@ class AccumulationWindow:
         if value is not None:
             self._host_losses.append(value)
         elif loss.numel() == 1:
-            # If the loss is an output of a CUDA graph, the next replay of the graph overwrites its memory.
-            self._device_losses.append(loss.detach().clone() if loss.is_cuda else loss.detach())
+            own = readable(loss.detach())
+            if own is None:
+                self._log_unreadable(loss)
+            else:  # if it is an output of a CUDA graph, the next replay of the graph overwrites its memory
+                self._device_losses.append(own.clone() if own.is_cuda else own)
+
+    def _log_unreadable(self, loss: Tensor) -> None:
+        if not self._unreadable_is_logged and self._loop.is_main_process:
+            logger.warning(
+                "gradexplode: the value of the loss, a %s%s, cannot be read in this process; it is not recorded",
+                type(loss).__name__,
+                " on the meta device" if loss.is_meta else "",
+            )
+        self._unreadable_is_logged = True
 
     @property
     def newest_loss(self) -> float | None:
@@ -272,7 +287,8 @@ class AccumulationWindow:
 
 def host_number(loss: Tensor) -> float | None:
     """Return the value of a real loss of one element in host memory; None for any other, without waiting for it."""
-    return float(loss.item()) if reading.is_on_host(loss) and is_real_number(loss) else None
+    own = loss if type(loss) is Tensor else readable(loss)
+    return float(own.item()) if own is not None and reading.is_on_host(own) and is_real_number(own) else None
 
 
 def is_real_number(loss: Tensor) -> bool:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from lightning_gradexplode.arguments import Arguments
+from lightning_gradexplode.distributed.shard_layout import has_own_operations
 from lightning_gradexplode.hosts.base import TrainingLoop
 from lightning_gradexplode.measure.parameters import held_by, matches, plain_name
 from lightning_gradexplode.respond import Response
@@ -34,12 +35,23 @@ def conflicts(arguments: Arguments, loop: TrainingLoop) -> Iterator[str]:
             "its numbers are read one step late there, and if a measurement fails, it is off from then on"
         )
     yield from _shared_parameters(loop)
+    yield from _unmeasured(loop)
     names = [plain_name(name) for name, _ in loop.module.named_parameters()]
     if names:
         yield from _patterns(arguments, names)
     if not arguments.detectors:
         yield _nothing_is_detected(arguments)
     yield from _responses(arguments.responses)
+
+
+def _unmeasured(loop: TrainingLoop) -> Iterator[str]:
+    """Yield a line if gradients and changes of some parameters cannot be measured."""
+    kinds = {type(one).__name__ for owner in loop.optimizers for one in held_by(owner) if has_own_operations(one)}
+    if kinds:
+        yield (
+            f"parameters of the type {', '.join(sorted(kinds))} have operations of their own, so that their gradients "
+            "and changes cannot be measured or clipped; those of the other parameters are"
+        )
 
 
 def _shared_parameters(loop: TrainingLoop) -> Iterator[str]:

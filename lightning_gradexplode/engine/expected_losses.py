@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from lightning_gradexplode.distributed.shard_layout import readable
 from lightning_gradexplode.engine.accumulation import host_number
 from lightning_gradexplode.engine.components import Components
 from lightning_gradexplode.engine.left_out import LeftOutSteps, left_out_record
@@ -58,13 +59,14 @@ class ExpectedLosses:
             graph: An object that lives as long as the graph of the loss.
         """
         components = self._components
-        if components.is_distributed or loss.numel() != 1:
+        own = readable(loss.detach())
+        if components.is_distributed or loss.numel() != 1 or own is None:
             return
         value = host_number(loss)
         if value is not None and not math.isfinite(value):
             components.graphs.read(loss, value)  # there may be no backward pass in which it could be read
         step, batch_idx, inputs = components.loop.step, components.batch.index, components.inputs.current
-        self._expected.append(Expected(loss.detach(), weakref.ref(graph), step, batch_idx, inputs))
+        self._expected.append(Expected(own, weakref.ref(graph), step, batch_idx, inputs))
 
     def reached(self, graph: object) -> None:
         """Note that a backward pass has reached the loss of a graph."""

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 
 from lightning_gradexplode.arguments import Arguments, MonitorArguments, takes_monitor_arguments
 from lightning_gradexplode.checks import shown
+from lightning_gradexplode.distributed.shard_layout import readable
 from lightning_gradexplode.engine.failure import MONITOR_IS_OFF
 from lightning_gradexplode.hosts.results import StepEventsResults
 from lightning_gradexplode.hosts.step_events import StepEvents
@@ -164,7 +165,8 @@ class GradientWatch(StepEventsResults):
             scale = self._loop.loss_scale()[0]
             if not self._scale_is_checked:
                 self._check_scale(gradient, scale)
-            return number if scale is None else number * scale.to(number.device)
+            own = number if scale is None else readable(number)
+            return own if own is None or scale is None else own * scale.to(own.device)
 
         self._events.expect_loss(loss, value)
 
@@ -178,7 +180,10 @@ class GradientWatch(StepEventsResults):
             scale: The scale of the gradient scaler that is known.
         """
         if self._factors is None:
-            self._factors = PendingRead([gradient.sum()] if scale is None else [gradient.sum(), scale])
+            total = readable(gradient.sum())
+            if total is None:
+                return
+            self._factors = PendingRead([total] if scale is None else [total, scale])
             if not self._factors.is_there:
                 return
         self._scale_is_checked = True

@@ -93,8 +93,9 @@ class LoopRun(ABC):
             yield from ((hooked, before, after) for hooked in (one, *inner))
 
     def _weight_versions(self) -> list[int]:
-        """Return how often each weight was written to."""
-        return [version_of(weight) for optimizer in self._loop.optimizers for weight in held_by(optimizer)]
+        """Return how often each weight that holds numbers was written to."""
+        weights = (weight for optimizer in self._loop.optimizers for weight in held_by(optimizer))
+        return [version_of(weight) for weight in weights if not weight.is_meta]
 
     @abstractmethod
     def _before_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

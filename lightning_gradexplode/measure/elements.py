@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from lightning_gradexplode.distributed.shard_layout import is_sharded, local_part
+from lightning_gradexplode.distributed.shard_layout import has_own_operations, is_sharded, local_part
 
 CHUNK = 1 << 18
 """Elements processed at a time where a temporary is needed, so that it fits into a processor's cache."""
@@ -64,7 +64,7 @@ def chunks(flat: Tensor) -> Iterator[Tensor]:
 
 def _without_subclass(tensor: Tensor) -> Tensor:
     """View a tensor of a subclass as a plain one, without a call of the subclass's own code."""
-    if type(tensor).__torch_dispatch__ is not Tensor.__torch_dispatch__:
+    if has_own_operations(tensor):
         raise TypeError(f"tensors of the type {type(tensor).__name__} cannot be measured")
     with torch._C.DisableTorchFunctionSubclass():
         return tensor.as_subclass(Tensor)

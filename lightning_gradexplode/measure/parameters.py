@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lightning_gradexplode.distributed.process_group import ALONE, ProcessGroup
-from lightning_gradexplode.distributed.shard_layout import ShardLayout, replicas
+from lightning_gradexplode.distributed.shard_layout import ShardLayout, has_own_operations, replicas
 from lightning_gradexplode.measure import reading
 from lightning_gradexplode.measure.norm_plan import NormPlan
 
@@ -89,7 +89,7 @@ def parameters_of(
 
     Args:
         optimizer: Owner of the parameters: those in its ``param_groups``, tied ones once, without those on the meta
-            device, which hold no numbers.
+            device, which hold no numbers, and those that have operations of their own.
         module: Source of the names; a parameter that it does not hold is named ``group<i>.parameter<j>``.
         include: Name patterns (``fnmatch``) of parameters that are shown by themselves.
         exclude: Name patterns of parameters that are not.
@@ -101,7 +101,7 @@ def parameters_of(
     taken: set[str] = set()
     for i, group in enumerate(optimizer.param_groups):
         for j, parameter in enumerate(group["params"]):
-            if id(parameter) in found or parameter.is_meta:
+            if id(parameter) in found or parameter.is_meta or has_own_operations(parameter):
                 continue
             name = names.get(id(parameter), f"group{i}.parameter{j}")
             if name in taken:

@@ -186,7 +186,7 @@ def _held_count(tensor: Tensor) -> int:
     """Return the number of elements that this process holds, 0 for what is no tensor of real or complex numbers."""
     if nn.parameter.is_lazy(tensor) or tensor.is_meta or not (tensor.is_floating_point() or tensor.is_complex()):
         return 0
-    with suppress(RuntimeError, NotImplementedError, AttributeError):
+    with suppress(RuntimeError, NotImplementedError, AttributeError, TypeError):
         return flat_elements(tensor).numel() // (2 if tensor.is_complex() else 1)
     return 0
 

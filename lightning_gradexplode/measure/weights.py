@@ -108,7 +108,10 @@ def _empty_like(flats: Sequence[Tensor]) -> list[Tensor]:
     lengths = [-(-flat.nbytes // _LINE) * _LINE for flat in flats]
     memory = torch.from_numpy(np.empty(sum(lengths), dtype=np.uint8))
     parts = torch.split(memory, lengths)
-    return [part[: flat.nbytes].view(flat.dtype) for part, flat in zip(parts, flats, strict=True)]
+    return [
+        part[: flat.nbytes].view(flat.dtype) if len(flat) else torch.empty_like(flat)  # no memory has no stride to view
+        for part, flat in zip(parts, flats, strict=True)
+    ]
 
 
 def _ratio(change: FloatArray, weights: FloatArray) -> FloatArray:

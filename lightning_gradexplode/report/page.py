@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
+from importlib.resources import files
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,8 @@ from lightning_gradexplode.report.rows import Rows, content_rows, find_place
 MAX_FINDINGS = 200
 """Number of findings that a page lists, the latest ones."""
 
-_TEMPLATE = Path(__file__).with_name("page.html.jinja")
+_TEMPLATE = files(__package__).joinpath("page.html.jinja")
+"""The template, which need not be a file: the package may be in a zip archive."""
 
 
 def page(content: ReportContent) -> str:

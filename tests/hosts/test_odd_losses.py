@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.distributed import HashStore  # type: ignore[attr-defined]
+from torch.distributed.device_mesh import DeviceMesh
 from torch.func import functional_call, grad_and_value
+from torch.utils._pytree import tree_map
 
 from lightning_gradexplode import GradientWatch
 from tests.hosts.loops import batches, exact_norm, loss_of, network, recorded
+from tests.measure.sharding import Replicate, distribute_tensor, needs_sharding
 
 
 def exact_complex_norm(model: nn.Module) -> float:
@@ -129,3 +134,85 @@ def test_a_result_that_the_backward_pass_does_not_use_does_not_switch_the_monito
             assert not watch.failed
             assert watch.last is not None
             assert watch.last.loss == pytest.approx(loss.item())
+
+
+@pytest.fixture
+def mesh() -> Iterator[DeviceMesh]:
+    """Build a mesh of this one process."""
+    torch.distributed.init_process_group("gloo", store=HashStore(), rank=0, world_size=1)
+    yield DeviceMesh("cpu", [0])
+    torch.distributed.destroy_process_group()
+
+
+@needs_sharding
+def test_a_loss_that_each_process_holds_is_recorded(mesh: DeviceMesh, caplog: pytest.LogCaptureFixture) -> None:
+    """It is a DTensor, as that of a network whose weights are DTensors; nothing is logged."""
+    model = nn.Linear(4, 1)
+    model.weight = nn.Parameter(distribute_tensor(model.weight.detach(), mesh, [Replicate()]))
+    model.bias = nn.Parameter(distribute_tensor(model.bias.detach(), mesh, [Replicate()]))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with GradientWatch(model, optimizer, report=False) as watch:
+        for batch in batches(3):
+            optimizer.zero_grad()
+            loss = model(distribute_tensor(batch, mesh, [Replicate()])).square().mean()
+            watch.loss(loss)
+            loss.backward()
+            optimizer.step()
+            assert watch.last is not None
+            assert watch.last.loss == loss.to_local().item()
+    assert not caplog.messages
+
+
+class _Opaque(Tensor):
+    """A tensor that keeps its elements elsewhere, as quantized weights do."""
+
+    elements: Tensor
+
+    @staticmethod
+    def __new__(cls, elements: Tensor) -> _Opaque:
+        made: _Opaque = Tensor._make_wrapper_subclass(cls, elements.shape, dtype=elements.dtype)
+        made.elements = elements
+        return made
+
+    @classmethod
+    def __torch_dispatch__(cls, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
+        def plain(one: Any) -> Any:
+            return one.elements if isinstance(one, cls) else one
+
+        result = operation(*tree_map(plain, args), **tree_map(plain, kwargs or {}))
+        return cls(result) if operation is torch.ops.aten.detach.default else result
+
+
+def test_a_parameter_that_keeps_its_elements_elsewhere_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
+    """The others are measured, which one line states."""
+    model = nn.Linear(4, 1)
+    model.weight = nn.Parameter(_Opaque(model.weight.detach()))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with GradientWatch(model, optimizer, report=False) as watch:
+        for batch in batches(3):
+            optimizer.zero_grad()
+            loss = loss_of(model, batch)
+            watch.loss(loss)
+            loss.backward()  # type: ignore[no-untyped-call]
+            assert model.bias.grad is not None
+            norm = float(model.bias.grad.double().norm())
+            optimizer.step()
+            assert recorded(watch) == pytest.approx(norm, rel=1e-6)
+    assert [message for message in caplog.messages if "_Opaque" in message] == caplog.messages
+    assert len(caplog.messages) == 1
+
+
+def test_a_loss_on_the_meta_device_switches_nothing_off(caplog: pytest.LogCaptureFixture) -> None:
+    """One line states that it is not recorded."""
+    model = nn.Linear(4, 1, device="meta")
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with GradientWatch(model, optimizer, report=False) as watch:
+        for batch in batches(3):
+            optimizer.zero_grad()
+            loss = loss_of(model, batch.to("meta"))
+            watch.loss(loss)
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+    assert not watch.failed
+    assert [message for message in caplog.messages if "meta device" in message] == caplog.messages
+    assert len(caplog.messages) == 1

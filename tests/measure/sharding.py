@@ -8,10 +8,10 @@ import torch
 VERSION = tuple(int(part) for part in torch.__version__.split(".")[:2])
 
 try:
-    from torch.distributed.tensor import Shard, distribute_tensor
+    from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 except ImportError:
-    from torch.distributed._tensor import Shard, distribute_tensor  # type: ignore[attr-defined]
+    from torch.distributed._tensor import Replicate, Shard, distribute_tensor  # type: ignore[attr-defined]
 
-__all__ = ["VERSION", "Shard", "distribute_tensor", "needs_sharding"]
+__all__ = ["VERSION", "Replicate", "Shard", "distribute_tensor", "needs_sharding"]
 
 needs_sharding = pytest.mark.skipif(VERSION < (2, 6), reason="before torch 2.6, sharding needs a GPU")

@@ -95,3 +95,10 @@ def test_an_optimizer_without_weights_changes_none() -> None:
     """An optimizer without weights has not changed any."""
     none: list[Tensor] = []
     assert WeightCopy(none).change(none, ALL_HERE).update_ratio == 0.0
+
+
+def test_weights_without_elements_do_not_change() -> None:
+    """A copy of them is as empty as they are."""
+    weights = [nn.Parameter(torch.zeros(3, 0))]
+    change = WeightCopy(weights).change(weights, ALL_HERE)
+    assert change.update_ratio_each.tolist() == [0.0]

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from zipfile import ZipFile
 
 import pytest
 import torch
 from torch import nn
 
-from lightning_gradexplode import GradientWatch
+from lightning_gradexplode import GradientWatch, report
 from lightning_gradexplode.records import Finding, ReportContent, Severity, UpdateFault
 from lightning_gradexplode.report import page, plotly_base, write_report
 from lightning_gradexplode.report.page import facts
@@ -170,3 +172,16 @@ def test_the_value_of_a_finding_that_is_nan_is_shown_as_such() -> None:
     row = re.search(r"<td>the loss is NaN</td>(.*)</tr>", page(replace(content, findings=findings)))
     assert row is not None
     assert re.findall(r">([^<]*)</td>", row[1]) == ["NaN", ""]
+
+
+def test_the_template_is_read_from_a_zip_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The package need not be in a folder."""
+    folder = Path(report.__file__).parent
+    with ZipFile(tmp_path / "archive.zip", "w") as archive:
+        archive.writestr("archived/__init__.py", "")
+        for name in ("page.py", "page.html.jinja"):
+            archive.write(folder / name, f"archived/{name}")
+    monkeypatch.syspath_prepend(tmp_path / "archive.zip")
+    archived = importlib.import_module("archived.page")
+    content = examples.healthy()
+    assert archived.page(content) == page(content)

@@ -156,13 +156,13 @@ def compute(
             pass
         except ReplayStopped as stop:
             stopped = stop.reason
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # a step may end the program where its loss is not finite
             stopped, has_raised = failure(error), True
     losses = tuple(copy.losses) or (() if returned is None else (returned.detach(),))
     return Outcome(losses, None if returned is None else returned.detach(), stopped, has_raised)
 
 
-def failure(error: Exception) -> str:
+def failure(error: BaseException) -> str:
     """Return why a step could not be computed, for an exception that it raised."""
     if is_out_of_memory(error):
         return "there is not enough memory to compute the step again"

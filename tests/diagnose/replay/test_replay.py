@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -360,3 +361,18 @@ def test_a_scripted_module_is_named_with_the_line_that_calls_it() -> None:
     assert first is not None
     assert (first.name, first.module) == ("log", "inner")
     assert first.code == "return model.inner(model(batch)).mean()"
+
+
+def test_a_step_that_ends_the_program_ends_only_its_replay() -> None:
+    """As a step does that exits where its loss is not finite; what it was is named all the same."""
+
+    def step(model: Network, batch: Tensor, batch_idx: int) -> Tensor:
+        loss = torch.log(model(batch).square() - 100.0).mean()
+        if not math.isfinite(loss.item()):
+            sys.exit(1)
+        return loss
+
+    replay = replayed(step, torch.randn(6, 4), "exception")
+    assert replay.status == "reproduced"
+    assert replay.first is not None
+    assert replay.first.name == "log"
