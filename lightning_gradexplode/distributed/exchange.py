@@ -19,8 +19,8 @@ from lightning_gradexplode.records import FloatArray, Norms
 _HEADER = 4
 """Number of values before the packed ones: the status of the process, its loss, its batch, its flags."""
 
-_FAILED, _MISSING = 1.0, 2.0
-"""Status of a process whose monitor has failed, and of one that leaves a step out; 0 for any other."""
+_STEPS, _FAILED, _MISSING, _ENDS_BATCH = 0.0, 1.0, 2.0, 3.0
+"""Status of a process that makes a step, whose monitor has failed, that leaves a step out, or that ends a batch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,13 @@ class StepExchange:
         self._ended = False
 
     def exchange(
-        self, loss: float | None, batch_idx: int, has_gradients: bool, packed: FloatArray, note: int = 0
+        self,
+        loss: float | None,
+        batch_idx: int,
+        has_gradients: bool,
+        packed: FloatArray,
+        note: int = 0,
+        ends_batch: bool = False,
     ) -> SharedStep:
         """Send what this process measured of a step, and receive what all measured.
 
@@ -82,14 +88,16 @@ class StepExchange:
             has_gradients: Whether it has any gradient.
             packed: Further values, shape ``(n,)``, with the same ``n`` on every process.
             note: What else the others have to know, a number below 2^50.
+            ends_batch: Whether the batch is over, and this is its loss; each step of it was exchanged before.
 
         Raises:
-            ProcessFailedError: The monitor of a process has failed.
+            ProcessFailedError: The monitor of a process has failed, or only some of the processes end a batch.
         """
         self._length = len(packed)
         if self.world.size == 1:
             return SharedStep(SharedLoss(loss, batch_idx), has_gradients, (note,), packed[None])
-        header = [0.0, math.nan if loss is None else loss, batch_idx, _flags(loss, has_gradients, note)]
+        status = _ENDS_BATCH if ends_batch else _STEPS
+        header = [status, math.nan if loss is None else loss, batch_idx, _flags(loss, has_gradients, note)]
         return self.finish(self.world.gather(np.concatenate([header, packed])), batch_idx)
 
     def start(self, loss: Tensor | None, batch_idx: int, has_gradients: bool, packed: Tensor, note: int = 0) -> Tensor:
@@ -123,7 +131,7 @@ class StepExchange:
             batch_idx: Index of the batch of this process.
 
         Raises:
-            ProcessFailedError: The monitor of a process has failed.
+            ProcessFailedError: The monitor of a process has failed, or only some of the processes make the step.
         """
         gathered = gathered.reshape(self.world.size, -1)
         self._check(gathered)
@@ -198,13 +206,14 @@ class StepExchange:
             self.world.leave(np.concatenate([[_FAILED], np.zeros(length - 1)]))
 
     def _check(self, gathered: FloatArray) -> None:
-        if not gathered[:, 0].any():
+        statuses = gathered[:, 0]
+        if not statuses.any():
             return
-        failed = np.flatnonzero(gathered[:, 0] == _FAILED)
+        failed = np.flatnonzero(statuses == _FAILED)
         if len(failed):
             self._ended = True
             raise ProcessFailedError(f"the monitor of rank {failed[0]} has failed")
-        if not gathered[:, 0].all():
+        if (statuses != statuses[0]).any():
             self._ended = True
             raise ProcessFailedError(_missing_step(gathered))
 

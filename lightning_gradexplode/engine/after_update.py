@@ -87,7 +87,7 @@ class AfterUpdate:
         components = self._components
         tensor = components.loop.returned_loss(outputs)
         value = otherwise if tensor is None else float(read([tensor])[0])
-        loss = components.exchange.exchange(value, components.batch.index, False, np.zeros(0)).loss
+        loss = components.exchange.exchange(value, components.batch.index, False, np.zeros(0), ends_batch=True).loss
         for step in {step.state.index: step for step in steps}.values():
             step.set(loss=loss.value, batch_idx=loss.batch_idx, rank=loss.rank)
 

@@ -213,7 +213,8 @@ class Batches:
                 self._end()
             return  # no finding has consequences
         if not components.is_automatic:
-            self._after.set_returned_loss(steps, outputs, self._left_out.take_unused_loss(steps))
+            loss = self._left_out.take_unused_loss(steps) if steps else self._left_out.value_of_unused_loss
+            self._after.set_returned_loss(steps, outputs, loss)
         components.inputs.current = None
         if any(map(_scalars_due, steps)):
             self._after.set_logged_scalars(steps)

@@ -62,6 +62,11 @@ class LeftOutSteps:
         if self._components.is_automatic:
             self.unused_loss = None  # else its gradients are those of a later step, too
 
+    @property
+    def value_of_unused_loss(self) -> float | None:
+        """The value of that loss, None without one."""
+        return None if self.unused_loss is None else self.unused_loss[0].loss
+
     def take_unused_loss(self, steps: Sequence[Step]) -> float | None:
         """Return that loss if it is the one of the steps of a batch, and not of a later step or of none."""
         if self.unused_loss is None or not steps:

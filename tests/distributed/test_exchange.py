@@ -95,6 +95,17 @@ def test_a_step_that_all_processes_leave_out_is_no_failure() -> None:
     assert exchange.exchange(1.0, 8, True, np.zeros(0)).loss.value == 2.0
 
 
+def test_a_process_that_ends_a_batch_without_a_step_that_others_make_ends_all() -> None:
+    """Where each batch ends with an exchange of its loss; its rank and loss are those of the line."""
+    over = RecordedProcesses(sent_by(1.0))
+    with pytest.raises(ProcessFailedError, match="rank 1 leaves out the optimizer step of its batch 7, with a loss of"):
+        StepExchange(over).exchange(math.nan, 7, False, np.zeros(0), ends_batch=True)
+    with pytest.raises(ProcessFailedError, match="rank 0 leaves out the optimizer step of its batch 7, with a loss of"):
+        StepExchange(RecordedProcesses(over.sent[0])).exchange(1.0, 7, True, np.zeros(0))
+    both = StepExchange(RecordedProcesses(over.sent[0]))
+    assert math.isnan(both.exchange(1.0, 7, False, np.zeros(0), ends_batch=True).loss.value or 0.0)
+
+
 def test_a_failure_elsewhere_is_heard() -> None:
     """A process whose monitor has failed says so in the others' next exchange, which ends theirs as well."""
     elsewhere = RecordedProcesses(np.zeros(6))
