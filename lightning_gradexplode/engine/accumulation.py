@@ -288,12 +288,13 @@ class AccumulationWindow:
 def host_number(loss: Tensor) -> float | None:
     """Return the value of a real loss of one element in host memory; None for any other, without waiting for it."""
     own = loss if type(loss) is Tensor else readable(loss)
-    return float(own.item()) if own is not None and reading.is_on_host(own) and is_real_number(own) else None
+    is_known = own is not None and reading.is_on_host(own) and own.numel() == 1 and not own.is_complex()
+    return float(own.item()) if own is not None and is_known else None
 
 
 def is_real_number(loss: Tensor) -> bool:
-    """Return whether a loss has one element, which is real."""
-    return loss.numel() == 1 and not loss.is_complex()
+    """Return whether a loss has one element, which is real and can be read in this process."""
+    return loss.numel() == 1 and not loss.is_complex() and readable(loss) is not None
 
 
 def unscales_itself(optimizer: Optimizer) -> bool:
