@@ -19,6 +19,11 @@ _SCALE = 1e-3
 """A loss that starts at zero has no scale of its own if its unit is below this share of gradient norm times weight
 norm."""
 
+_VISIBLE = 0.1
+"""Change of a loss without a scale of its own, as a share of gradient norm times weight norm, below which it shows
+nothing once the weights have moved: the value of an objective such as that of on-policy policy gradients is a rounding
+error, while its gradient is not."""
+
 _STEEP = 100.0
 """Gradient norm times weight norm, divided by the unit of the loss, below which a gradient is small. At the first step
 it is above 100 in one of 14 healthy runs."""
@@ -42,7 +47,8 @@ class Baselines(Stateful):
         excursion: The steps since the loss was last at its start.
         joint_growth: Whether loss, gradients and weights grow together.
         loss_rise: Units that the step's loss is above the start, by the baseline without it; 0 if it is not known, and
-            for a loss that starts at zero, such as a divergence from a copy, as long as the weights have not moved.
+            for a loss that starts at zero, such as a divergence from a copy, as long as the weights have not moved, or
+            the loss is next to zero against its gradient.
         loss_deviations: The same in standard deviations of a random walk (`LossBaseline.deviations`); 0 within one unit
             of the start.
         gradient_growth: Gradient norm times norm of the weights, divided by the same at the start, of the last step
@@ -91,7 +97,7 @@ class Baselines(Stateful):
     def _update_rise(self, loss: float, weights: float, largest_change: float) -> None:
         self.loss.shift_by(loss, largest_change, self._is_self_reinforcing)
         rise = self.loss.rise(loss)
-        self.loss_rise = rise if self._has_scale else 0.0
+        self.loss_rise = rise if self._has_scale(loss) else 0.0
         self.loss_deviations = self.loss.deviations(loss) if self.loss_rise > 1 else 0.0
         if math.isfinite(self.loss_rise):
             self.loss_trend.add(self.loss_rise)
@@ -113,12 +119,14 @@ class Baselines(Stateful):
             return False
         return norm * weights < _STEEP * self.loss.unit
 
-    @property
-    def _has_scale(self) -> bool:
-        """Whether rises can be measured in units of the loss at the start, or the weights have moved."""
-        if self.weights.moved or not self._norms.count:
+    def _has_scale(self, loss: float) -> bool:
+        """Return whether rises can be measured in units of the loss at the start, or a loss is far from its start."""
+        if not self._norms.count:
             return True
-        return bool(self.loss.unit >= _SCALE * self._norms.lower_quartile * self.weights.start)
+        scale = self._norms.lower_quartile * self.weights.start
+        if self.loss.unit >= _SCALE * scale:
+            return True
+        return self.weights.moved and abs(loss - self.loss.start) >= _VISIBLE * scale
 
     def update_weights(self, record: StepRecord) -> None:
         """Record a step's weights, if they were measured."""

@@ -112,7 +112,7 @@ class GradientGrowth(_AgainstHistory):
       the weights grow. A bounded one, such as a negative reward, can fall as far with gradients that grow as much, but
       its weights keep about the same size.)
     - CRITICAL if no loss is known, and gradients and weights together reach `unconfirmed` times the start with weights
-      that have grown by half.
+      that have grown by half, unless the weights started close to zero.
     - WARNING if the loss is half of `runaway` below its start and the weights have grown, with gradients and weights
       together `factor` times the start and weights that grow geometrically, or with half of this growth and a loss that
       falls faster and faster.
@@ -224,7 +224,8 @@ class GradientGrowth(_AgainstHistory):
 
     def _is_far_alone(self, baselines: Baselines) -> bool:
         """Return whether gradients and weights have grown so far that no loss needs to confirm it."""
-        return baselines.gradient_growth >= self.unconfirmed and baselines.weights.growth >= MOVED
+        weights = baselines.weights
+        return baselines.gradient_growth >= self.unconfirmed and weights.growth >= MOVED and not weights.in_doubt
 
     def _falling_for_ever(self, baselines: Baselines) -> str:
         """Return a message if gradients and weights grow while the loss falls without a lower bound, else nothing."""

@@ -133,14 +133,16 @@ def test_slow_growth_with_a_loss_that_runs_away_is_critical() -> None:
 
 
 @pytest.mark.parametrize(
-    ("weights", "loss", "is_critical"), [(1.01, None, True), (1.0, None, False), (1.01, 1.0, False)]
+    ("weights", "loss", "count", "is_critical"),
+    [(1.01, None, 1, True), (1.0, None, 1, False), (1.01, 1.0, 1, False), (1.05, None, 10**6, False)],
+    ids=["grown", "equal weights", "equal loss", "weights that started next to zero"],
 )
 def test_slow_growth_of_gradients_and_weights_is_critical_where_no_loss_is_known(
-    weights: float, loss: float | None, is_critical: bool
+    weights: float, loss: float | None, count: int, is_critical: bool
 ) -> None:
     """As in manual optimization; where the loss is known and stays, nothing has exploded."""
     records = [
-        record(step, grad_norm=1.12**step * value, loss=loss, weight_norm=weights**step)
+        record(step, grad_norm=1.12**step * value, loss=loss, weight_norm=weights**step, weight_count=count)
         for step, value in enumerate(noise(120, 0.05))
     ]
     alarms = [one for one in findings_of(GradientGrowth(), records) if one.severity is Severity.CRITICAL]

@@ -130,10 +130,25 @@ def test_a_loss_that_starts_at_zero_finds_its_level() -> None:
     losses = [1e-9] * 5 + [1e-3 * min(step, 40) for step in range(100)]
     assert findings_of(DivergingLoss(), [record(step, loss=loss) for step, loss in enumerate(losses)]) == []
     detectors = DetectorSet([DivergingLoss()])
-    moved = [record(step, loss=loss, weight_norm=10.0 * 1.1**step) for step, loss in enumerate(losses)]
+    moved = [record(step, loss=loss, grad_norm=loss, weight_norm=10.0 * 1.1**step) for step, loss in enumerate(losses)]
     assert Severity.CRITICAL in {
         f.severity for one in moved for f in detectors.check_before_update(one) + detectors.check_after_update(one)
     }
+
+
+@pytest.mark.parametrize(("end", "is_critical"), [(3e-4, False), (30.0, True)], ids=["rounding", "diverging"])
+def test_a_loss_that_is_a_rounding_error_does_not_diverge(end: float, is_critical: bool) -> None:
+    """The value of an on-policy policy gradient is next to zero while its gradient is not, and its weights move."""
+    detectors = DetectorSet([DivergingLoss()])
+    losses = (np.geomspace(1e-8, end, 120) * noise(120, 0.3)).tolist()
+    records = [
+        record(step, loss=loss, grad_norm=max(0.05, loss), weight_norm=10.0 + 0.2 * step)
+        for step, loss in enumerate(losses)
+    ]
+    found = {
+        f.severity for one in records for f in detectors.check_before_update(one) + detectors.check_after_update(one)
+    }
+    assert (Severity.CRITICAL in found) is is_critical
 
 
 @pytest.mark.parametrize("seed", range(3))
