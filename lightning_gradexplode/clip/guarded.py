@@ -138,9 +138,9 @@ class GuardedPolicy:
         Returns:
             Names of the parts whose state is not restored.
         """
-        if state.get("kind") != self.name:
+        if state.get("kind", self.name) != self.name:
             return [self.name]
-        return self._guard.load_state_dict(state.get("state", {}))
+        return self._guard.load_state_dict(state.get("state", state))
 
 
 def _number(value: Any) -> float:

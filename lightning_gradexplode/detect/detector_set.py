@@ -236,12 +236,12 @@ class DetectorSet(Stateful):
         return {**super().state_dict(), "detectors": detectors}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> list[str]:
-        """Load what `state_dict` returned.
+        """Load what `state_dict` returned, also of version 0.1.0.
 
         Returns:
             Names of the parts that are not restored: they are not in the state, or do not fit.
         """
-        fresh = super().load_state_dict(state)
+        fresh = super().load_state_dict(state if "_baselines" in state else {**state, **_from_0_1_0(state)})
         remaining = [entry for entry in _listed(state.get("detectors")) if isinstance(entry, Mapping)]
         for place, detector in enumerate(self.detectors):
             entry = next((entry for entry in remaining if entry.get("sign") == detector.sign), {})
@@ -277,3 +277,21 @@ def _checked(finding: object) -> Finding:
 
 def _listed(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
+
+
+def _from_0_1_0(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the detectors share from a state of 0.1.0, in which each detector had baselines of its own."""
+    own = {
+        name: entry["state"][name]
+        for entry in _listed(state.get("detectors"))
+        for name in ("_loss", "_weights")
+        if isinstance(entry, Mapping) and isinstance(entry.get("state"), Mapping) and name in entry["state"]
+    }
+    module, rise = [*_listed(state.get("steepest")), None, 0.0][:2]
+    return {
+        "_baselines": own,
+        "_grad_norms": state.get("levels"),
+        "_interval": state.get("attention"),
+        "_steepest_module": module,
+        "_steepest_rise": rise,
+    }

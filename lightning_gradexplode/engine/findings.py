@@ -84,4 +84,5 @@ class FindingLog:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore the state that `state_dict` returned."""
         self.findings = [Finding.from_dict(one) for one in state["findings"]]
-        self.incidents.load_state_dict(state["incident"])
+        if "incident" in state:  # version 0.1.0 had none
+            self.incidents.load_state_dict(state["incident"])

@@ -10,7 +10,7 @@ from lightning_gradexplode.records.state import plain
 from lightning_gradexplode.records.text import describe
 
 VERSION = 2
-"""Version of the layout of the monitor's state; the one of version 0.1.0, which had no such key, is not read."""
+"""Version of the layout of the monitor's state; 1 is that of version 0.1.0 of the package, which had no such key."""
 
 
 def save_parts(parts: Mapping[str, Any]) -> dict[str, Any]:
@@ -74,10 +74,36 @@ def _problem(part: Any, entry: Any) -> str | None:
 
 
 def upgraded(state: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return a state in the current layout, also one of version 0.2.0, in which the diagnosis was part of the evidence.
+    """Return a state of any version of the package in the current layout.
 
     Args:
         state: The monitor's state from a checkpoint.
     """
-    shown = state.get("evidence")
-    return {**state, "diagnosis": {**shown, "kind": "Diagnoses"}} if isinstance(shown, Mapping) else state
+    if "version" in state or not state:
+        shown = state.get("evidence")  # of which the diagnosis was a part up to version 0.2.0 of the package
+        of_diagnosis = {**shown, "kind": "Diagnoses"} if isinstance(shown, Mapping) else None
+        return state if of_diagnosis is None else {**state, "diagnosis": of_diagnosis}
+    steering = _mapping(state.get("steering"))
+    optimizers = [_upgraded_optimizer(_mapping(one)) for one in state.get("optimizers", ())]
+    return {
+        "version": VERSION,
+        "findings": {"kind": "FindingLog", "state": _mapping(state.get("chronicle"))},
+        "schedule": {"kind": "LoggingSchedule", "state": {"alert_until": state.get("alert_until", -1)}},
+        "responses": {"kind": "ResponseRunner", "state": dict(steering)},
+        "diagnosis": {"kind": "Diagnoses", "state": {}},
+        "optimizers": optimizers,
+    }
+
+
+def _upgraded_optimizer(state: Mapping[str, Any]) -> dict[str, Any]:
+    policy = state.get("policy")
+    return {
+        "steps": state.get("steps", 0),
+        "clipped": state.get("bound", []),
+        "detectors": {"kind": "DetectorSet", "state": _mapping(state.get("bank"))},
+        **({} if policy is None else {"policy": policy}),
+    }
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}

@@ -49,7 +49,7 @@ class Stateful:
         """Load the result of `state_dict`, attribute by attribute.
 
         Args:
-            state: The state. Names with or without a leading underscore are accepted: those of some have changed.
+            state: The state. Names with or without a leading underscore are accepted, as in checkpoints of 0.1.0.
 
         Returns:
             Names of the attributes that keep their initial value, since the state has none or one that does not fit.

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -46,6 +48,36 @@ SIGNS = {
     "clip-saturated",
     "zero-gradient",
 }
+
+
+NEW_SINCE_0_1_0 = (
+    "_far_for",
+    "zero-gradient",
+    "clip-saturated",
+    "_rises",
+    "_recent",
+    "_decreases",
+    "_norms",
+    ".weight_rate",
+    "_grown_for",
+    "_futile_for",
+    "_largest",
+    "_longest",
+    "_wandering",
+    "_away",
+    ".excursion",
+    ".update_effect",
+    ".shift",
+    "_calm_for",
+    "_raised_for",
+    ".loss_trend",
+    ".joint_growth",
+    "_is_self_reinforcing",
+    ".gradient_growth",
+    "_blocked_at",
+    "_blocked_for",
+    "_first_module",
+)
 
 
 class Counting(Detector):
@@ -364,6 +396,19 @@ def test_no_corrupt_state_stops_the_detectors() -> None:
             for finding in resumed.check_before_update(one) + resumed.check_after_update(one)
         }
         assert "gradient-growth" in found or "gradient-growth" in [sign for sign, _ in resumed.failures], place
+
+
+def test_a_state_of_0_1_0_is_loaded() -> None:
+    """The baselines of one of its detectors become those that all share, and only what is new starts fresh."""
+    state = json.loads((Path(__file__).parent / "state_0_1_0.json").read_text())
+    detectors = DetectorSet(default_detectors())
+    fresh = detectors.load_state_dict(state)
+    assert all(name.endswith(NEW_SINCE_0_1_0) for name in fresh), fresh
+    assert not detectors.needs_start
+    (diverging,) = [detector for detector in detectors.detectors if isinstance(detector, DivergingLoss)]
+    assert diverging.shared is not None
+    assert diverging.shared.loss.start == 1.01
+    assert diverging.shared.weights.growth == pytest.approx(2.1)
 
 
 def test_a_detector_of_ones_own_replaces_the_default_of_its_sign() -> None:

@@ -113,7 +113,7 @@ def test_missing_and_unknown_values_are_no_error() -> None:
 
 
 def test_names_of_an_older_version_have_no_underscore() -> None:
-    """Checkpoints of earlier versions name some attributes without the leading underscore."""
+    """Checkpoints of 0.1.0 name some attributes without the leading underscore."""
     inner = Inner()
     assert inner.load_state_dict({"number": 3}) == []
     assert inner.state_dict() == {"_number": 3}

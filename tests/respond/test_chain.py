@@ -144,6 +144,36 @@ def test_states_of_responses_load_by_themselves_part_by_part() -> None:
     assert loaded == {"_skipped": 2, "_in_a_row": 0, "_resting": 0, "_calm": 0, "_is_of_batch": True}
 
 
+def test_states_of_0_1_0_load() -> None:
+    """Counts, rates and the place in the chain are those of a checkpoint of the first release."""
+    old = [
+        {"kind": "SkipStep", "state": {"skipped": 7, "in_a_row": 1, "resting": 0}},
+        {"kind": "ReduceLearningRate", "state": {"rate": 0.25, "calm": 3, "budget": {"used": 2, "last": 40}}},
+        {"kind": "Rollback", "state": {"budget": {"used": 1, "last": 30}, "rate": 0.5, "in_a_row": 1}},
+        {"kind": "SaveCheckpoint", "state": {"budget": {"used": 1, "last": 30}}},
+        {"kind": "WeightPenalty", "state": {"since": 12, "calm": 4}},
+        {"kind": "StopTraining", "state": {}},
+    ]
+    chain = ResponseChain(
+        [SkipStep(), ReduceLearningRate(), Rollback(), SaveCheckpoint(), WeightPenalty(), StopTraining()]
+    )
+    fresh = chain.load_state_dict({"place": 1, "calm": 3, "responses": old})
+    newer = [
+        f"Rollback.{name}"
+        for name in ("_highest_rate", "_first_cut", "_held_back", "_has_updates", "_last_step", "_losses")
+    ]
+    newer += ["SkipStep._calm", "SkipStep._is_of_batch"]
+    assert sorted(fresh) == sorted(["Rollback._states", *newer, "SaveCheckpoint._states"])  # not saved then
+    assert chain.state_dict()["place"] == 1
+    assert chain.scalars() == {
+        "learning_rate_factor": 0.25,
+        "rollbacks": 1.0,
+        "rollback_rate_factor": 0.5,
+        "explosion_checkpoints": 1.0,
+        "weight_penalty": 1.0,
+    }
+
+
 @pytest.mark.parametrize("method", ["started", "respond", "gradients_ready", "step_begins", "batch_ended", "scalars"])
 def test_a_response_that_raises_is_switched_off_by_itself(method: str, caplog: pytest.LogCaptureFixture) -> None:
     """One line names it, and the response behind it acts."""
