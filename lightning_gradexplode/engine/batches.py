@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from lightning_gradexplode.diagnose.graph import Loss
-from lightning_gradexplode.engine.accumulation import host_number, is_real_number
+from lightning_gradexplode.engine.accumulation import host_number
 from lightning_gradexplode.engine.after_update import AfterUpdate
 from lightning_gradexplode.engine.components import Components
 from lightning_gradexplode.engine.deferred_steps import DeferredSteps
@@ -118,7 +118,7 @@ class Batches:
         if has_graph and components.is_distributed:
             self._steps.missing.pass_begins()
         self._batch.has_loss = True
-        if has_graph and components.graphs.wants(value) and is_real_number(loss):
+        if has_graph and not (components.graphs.is_calm and (value is None or math.isfinite(value))):
             components.graphs.read(loss, value)
         if self._left_out.unused_loss is not None:
             self._left_out.next_loss()
@@ -142,9 +142,8 @@ class Batches:
 
     def graph_exists(self, loss: Loss) -> None:
         """Read the graph of a loss before its backward pass, if it is of interest."""
-        graphs, number = self._components.graphs, loss.detach()
-        value = host_number(number)
-        if graphs.wants(value) and is_real_number(number):
+        graphs, value = self._components.graphs, host_number(loss.detach())
+        if not graphs.is_calm or (value is not None and not math.isfinite(value)):
             graphs.read(loss, value)
 
     def backward_ended(self) -> None:

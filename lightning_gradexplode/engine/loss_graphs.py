@@ -19,6 +19,7 @@ from lightning_gradexplode.diagnose.graph import (
     fault_in_graph,
     values_are_readable,
 )
+from lightning_gradexplode.engine.accumulation import is_real_number
 from lightning_gradexplode.engine.collect_or_log import collect_or_log
 from lightning_gradexplode.engine.incidents import CALM_STEPS
 from lightning_gradexplode.engine.later_batches import LaterBatches, with_operation
@@ -75,20 +76,14 @@ class LossGraphs:
             self._requests += 1
             self._is_requested, self.is_calm = True, False
 
-    def wants(self, value: float | None) -> bool:
-        """Return whether the graph of a loss may have to be read.
-
-        Args:
-            value: Its value; None on an accelerator, for which the host waits only if the graph is wanted in any case.
-        """
-        return not (self.is_calm and (value is None or math.isfinite(value)))
-
     def read(self, loss: Loss, value: float | None) -> None:
         """Read a graph, if its loss is not finite and the loss before it was, or if it is the first one or requested.
 
+        On an accelerator the host has to wait for the loss, so that it is called there only if `is_calm` is false.
+
         Args:
-            loss: The loss, before its backward pass.
-            value: Its value, None if the host has to wait for it.
+            loss: The loss, before its backward pass; one that is not a real number is not read.
+            value: Its value, None if it is not on the host.
         """
         if not self._is_on:
             self.is_calm = True
@@ -96,7 +91,12 @@ class LossGraphs:
         operation = self._later_batches.pause()
         if operation is not None:
             self._add_operation(operation)
-        self._read(loss, float(loss.detach()) if value is None else value)
+        if value is None:
+            number = loss.detach()
+            if not is_real_number(number):
+                return
+            value = float(number)
+        self._read(loss, value)
         self._later_batches.resume()
         if self._later_batches.is_looking:
             self.is_calm = False
