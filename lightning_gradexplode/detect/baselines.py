@@ -28,6 +28,10 @@ _STEEP = 100.0
 """Gradient norm times weight norm, divided by the unit of the loss, below which a gradient is small. At the first step
 it is above 100 in one of 14 healthy runs."""
 
+_STILL = 0.01
+"""Change of the weights' norm, as a share of that of the start, up to which no update has made a loss rise by far: an
+early batch was another one, as where few samples are of a rare class."""
+
 FAR = 1e4
 """Units of rise of the loss, and growth of gradient norm times weight norm, that are no start of a run, however early:
 the norms of such steps do not count among the first ones."""
@@ -86,7 +90,7 @@ class Baselines(Stateful):
             self.loss_rise = self.loss_deviations = 0.0
         norm = record.grad_norm
         if norm is not None and 0 < norm < math.inf:
-            if self._norms.count < self._norms.size and self.loss_rise < FAR:
+            if self._norms.count < self._norms.size and (self.loss_rise < FAR or self._are_still):
                 self._norms.add(norm)
             # Without a level where the loss has been zero, without gradients, until it rose.
             relative = min(norm / self._norms.lower_quartile, sys.float_info.max) if self._norms.count else 1.0
@@ -106,7 +110,12 @@ class Baselines(Stateful):
             self._is_self_reinforcing = False
         elif self.joint_growth.rates() is not None:
             self._is_self_reinforcing = True
-        self.loss.update(loss, rise, self.weights.moved)
+        self.loss.update(loss, min(rise, self.loss.outside) if self._are_still else rise, self.weights.moved)
+
+    @property
+    def _are_still(self) -> bool:
+        """Whether the weights are known to be those of the start, nearly."""
+        return 0 < abs(self.weights.growth - 1) < _STILL
 
     def has_small_gradient(self, record: StepRecord) -> bool:
         """Return whether a step's gradient is small against loss and weights, so that its growth is harmless.

@@ -471,3 +471,19 @@ def test_a_loss_that_grows_further_after_it_was_raised_diverges() -> None:
     critical = [one for one in findings if one.severity is Severity.CRITICAL]
     assert critical
     assert critical[0].step >= 130
+
+
+@pytest.mark.parametrize(("change", "is_critical"), [(1e-4, False), (0.05, True)], ids=["weights stay", "weights grow"])
+def test_a_first_batch_without_signal_is_no_start(change: float, is_critical: bool) -> None:
+    """A batch without a sample of a rare class has next to no loss and gradient; the others are the usual ones."""
+    levels = [1e-6, *(0.02 * value for value in noise(60, 0.3))]
+    records = []
+    for step, level in enumerate(levels):
+        weights = 10.0 * (1 + change) ** step
+        loss, norm = (level * 1.3**step, level * 1.3**step) if is_critical else (level, level)
+        records.append(record(step, loss=loss, grad_norm=norm, weight_norm_before=weights, weight_norm=weights))
+    detectors = DetectorSet([DivergingLoss(), GradientGrowth()])
+    found = {
+        f.severity for one in records for f in detectors.check_before_update(one) + detectors.check_after_update(one)
+    }
+    assert (Severity.CRITICAL in found) is is_critical
