@@ -481,7 +481,7 @@ def test_a_first_batch_without_signal_is_no_start(change: float, is_critical: bo
     for step, level in enumerate(levels):
         weights = 10.0 * (1 + change) ** step
         loss, norm = (level * 1.3**step, level * 1.3**step) if is_critical else (level, level)
-        records.append(record(step, loss=loss, grad_norm=norm, weight_norm_before=weights, weight_norm=weights))
+        records.append(record(step, loss=loss, grad_norm=norm, weight_norm=weights))
     detectors = DetectorSet([DivergingLoss(), GradientGrowth()])
     found = {
         f.severity for one in records for f in detectors.check_before_update(one) + detectors.check_after_update(one)
