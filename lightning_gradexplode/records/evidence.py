@@ -119,8 +119,8 @@ class Evidence:
         raised: The exception that the step has raised after a value of it was not finite, before it had a loss; empty
             without one.
         unchanged: The weights in half precision whose size is exactly that of the start, of a run without an incident.
-        inactive: A rectifier whose result is zero for all elements of the first batch, and the nearest parameter before
-            it; None without one.
+        inactive: An operation whose derivative is zero for all elements of the first batch, such as a rectifier, and
+            the nearest parameter before it; None without one.
         frozen: The parameters that take no gradient at present.
         of_one_element: A softmax over one element in the first loss, and the nearest parameter before it; None without
             one.

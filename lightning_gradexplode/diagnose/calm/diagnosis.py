@@ -24,7 +24,7 @@ from lightning_gradexplode.diagnose.calm.optimizer import (
     weights_stand_still,
 )
 from lightning_gradexplode.diagnose.calm.weights import (
-    rectifier_without_output,
+    operation_without_slope,
     scale_too_large,
     softmax_of_one_element,
     weights_too_large,
@@ -183,7 +183,7 @@ _RULES = (
     scale_too_large,
     weights_too_large,
     weights_without_gradient,
-    rectifier_without_output,
+    operation_without_slope,
     softmax_of_one_element,
     _data_too_large,
     _few_batches_ruin,

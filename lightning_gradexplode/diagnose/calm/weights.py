@@ -9,6 +9,7 @@ import numpy as np
 
 from lightning_gradexplode.diagnose.causes.initialization import large_weights, scale_without_logarithm
 from lightning_gradexplode.diagnose.curves import signs
+from lightning_gradexplode.diagnose.faults.operations import STEPS
 from lightning_gradexplode.diagnose.layers import layers
 from lightning_gradexplode.diagnose.learning import ENOUGH, LEARNED, learned
 from lightning_gradexplode.records import Cause, Evidence, History
@@ -63,24 +64,45 @@ def weights_without_gradient(evidence: Evidence) -> Iterator[Cause]:
         )
 
 
-def rectifier_without_output(evidence: Evidence) -> Iterator[Cause]:
-    """Yield the cause if no parameter ever had a gradient, and a rectifier passed nothing on at the first step."""
+def operation_without_slope(evidence: Evidence) -> Iterator[Cause]:
+    """Yield the cause if no parameter ever had a gradient, and an operation passed none on at the first step."""
     count = _parameters_without_gradient(evidence)
     if evidence.inactive is None or not count:
         return
     operation, parameter = evidence.inactive
     layer = parameter.rpartition(".")[0]
+    sentence, advice = _of_slope(operation, layer or "layer")
     yield Cause(
-        "initialization",
+        "undefined-operation" if operation in STEPS else "initialization",
         _place(operation, layer),
-        (
-            f"The result of `{operation}` is zero for all elements of the first batch: what it takes is below zero.",
-            f"The gradients of all {count} parameters have been exactly zero at every step.",
-        ),
+        (sentence, f"The gradients of all {count} parameters have been exactly zero at every step."),
         0.85,
+        advice,
+    )
+
+
+def _of_slope(operation: str, layer: str) -> tuple[str, tuple[str, ...]]:
+    """Return why an operation after a layer passes no gradient on, and what does."""
+    if operation == "relu":
+        return (
+            "The result of `relu` is zero for all elements of the first batch: what it takes is below zero.",
+            (
+                "use a function that passes a gradient for all inputs in place of it: `F.softplus(x)` or "
+                "`F.leaky_relu(x)`",
+                f"or start with a bias above zero: `nn.init.constant_({layer}.bias, 0.1)`",
+            ),
+        )
+    if operation in STEPS:
+        return (
+            f"The derivative of `{operation}` is zero everywhere.",
+            (f"pass the gradient straight through: `x + (x.{operation}() - x).detach()`",),
+        )
+    return (
+        f"What `{operation}` takes is beyond its limits for all elements of the first batch, where its derivative is "
+        "zero.",
         (
-            "use a function that passes a gradient for all inputs in place of it: `F.softplus(x)` or `F.leaky_relu(x)`",
-            f"or start with a bias above zero: `nn.init.constant_({layer or 'layer'}.bias, 0.1)`",
+            "put a leaky limit in its place, `y = x.clamp(0, 1)` and then `y + 0.01 * (x - y)`, or `torch.sigmoid(x)`",
+            f"or start with a smaller `{layer}.weight`, so that it takes values within its limits",
         ),
     )
 

@@ -11,7 +11,9 @@ from lightning_gradexplode.diagnose.causes.descent import (
     reversing_function,
     slope_ratio,
 )
-from lightning_gradexplode.diagnose.trends import trend
+from lightning_gradexplode.diagnose.causes.own_targets import INPUTS_ALIKE, targets_stay
+from lightning_gradexplode.diagnose.faults.operations import size_of as largest_of
+from lightning_gradexplode.diagnose.trends import SHORT_STEP, first_order_changes, trend
 from lightning_gradexplode.records import Cause, Evidence, OwnFunction
 
 
@@ -47,7 +49,7 @@ def ascent(evidence: Evidence) -> Cause | None:
             "as it should fall; the other gradients have the right sign."
         )
     else:
-        return None
+        return _uphill(evidence)
     return Cause(
         "loss-without-floor",
         where,
@@ -56,6 +58,30 @@ def ascent(evidence: Evidence) -> Cause | None:
         (
             "look for a wrong sign in what changes the gradient: a hook, the backward pass of an `autograd.Function`, "
             "a layer that reverses gradients; `torch.autograd.gradcheck` compares such a function with its derivative",
+        ),
+    )
+
+
+def _uphill(evidence: Evidence) -> Cause | None:
+    """Return the cause if the loss has risen on targets that stay, in steps that were too short to overshoot."""
+    target, changes = targets_stay(evidence), first_order_changes(evidence)
+    is_other = evidence.moves_weights or (evidence.input_growth or 0.0) > INPUTS_ALIKE
+    if target is None or changes is None or changes[1] >= SHORT_STEP or is_other:
+        return None
+    return Cause(
+        "loss-without-floor",
+        None,
+        (
+            "The loss rises from step to step, and no update can have changed that of its own batch by more than "
+            f"{changes[1]:.2g} of it: the steps do not overshoot.",
+            f"The targets have the size of those at the start, at most {largest_of(target):.3g}, and the outputs have "
+            "grown: the steps go up the slope of the loss.",
+        ),
+        0.6,
+        (
+            "look for a wrong sign: the update has to subtract the gradient, `parameter -= lr * parameter.grad`, with "
+            "`maximize=False` and a positive rate, and the loss has to fall as the outputs get better",
+            "check the gradient of functions of your own with `torch.autograd.gradcheck`",
         ),
     )
 

@@ -16,6 +16,7 @@ from lightning_gradexplode.diagnose.causes.own_targets import (
     infinite_target,
     moving_copy,
     target_of_itself,
+    targets_stay,
 )
 from lightning_gradexplode.diagnose.curves import curve, failing_step, loss_curve
 from lightning_gradexplode.diagnose.faults.operations import base_name
@@ -216,8 +217,8 @@ def _short_steps(evidence: Evidence) -> Indication | None:
     weights, start = curve(evidence, "weight_norm").greatest, initial_weight_norm(evidence)
     if greatest is None or greatest >= SHORT_STEP or weights is None or not start or weights <= GROWN * start:
         return None
-    if not trend(evidence).has_diverged:
-        return None  # what has run away is another loss
+    if not trend(evidence).has_diverged or targets_stay(evidence) is not None:
+        return None  # what has run away is another loss, or the outputs alone
     return Indication(
         0.45,
         f"The loss rose {_rise(evidence)}, and no update can have changed that of its own batch by more than "

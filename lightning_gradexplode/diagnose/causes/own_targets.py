@@ -7,7 +7,8 @@ from collections import defaultdict
 
 from lightning_gradexplode.diagnose.batch import is_known_of_batch, is_of_batch, size_of, targets
 from lightning_gradexplode.diagnose.faults.operations import base_name
-from lightning_gradexplode.records import Activation, Evidence, FieldFacts, LossTerm, RunFacts
+from lightning_gradexplode.diagnose.faults.operations import size_of as largest_of
+from lightning_gradexplode.records import Activation, Evidence, FieldFacts, LossTerm, Operand, RunFacts
 
 HALF_AS_LARGE = 0.5
 """Size of targets divided by that of the outputs from which, with a growing loss, both have grown."""
@@ -17,6 +18,9 @@ TARGETS_GROWN = 100.0
 
 GROWN_TOGETHER = 5.0
 """Growth of both targets and outputs from which, if the inputs have not grown, the outputs determine the targets."""
+
+STAYED = 2.0
+"""Ratio of the largest target to that of the first batch up to which targets are those of the data."""
 
 INPUTS_ALIKE = 2.0
 """Growth of the inputs up to which they have not grown."""
@@ -121,4 +125,23 @@ def infinite_target(evidence: Evidence) -> FieldFacts | None:
             is_of_term = field.read_as == "target" and field.read_by == base_name(term.name)
             if is_of_term and is_known and field.inf_count and term.inputs and term.inputs[0].inf_count:
                 return field
+    return None
+
+
+def targets_stay(evidence: Evidence) -> Operand | None:
+    """Return the targets of a loss function whose size is that of the first step, while the outputs have grown.
+
+    Returns:
+        The targets in the incident; None if they have grown, or are not known.
+    """
+    later = {one.name: one for one in evidence.replay.losses} if evidence.replay is not None else {}
+    for first in evidence.first_losses:
+        now = later.get(first.name)
+        if now is None or len(first.inputs) != 2 or len(now.inputs) != 2:
+            continue
+        (output, target), (last_output, last_target) = first.inputs, now.inputs
+        is_data = target.is_constant and last_target.is_constant and not last_target.nan_count + last_target.inf_count
+        same = is_data and 0 < largest_of(last_target) <= STAYED * largest_of(target)
+        if same and largest_of(last_output) >= GROWN_TOGETHER * largest_of(output):
+            return last_target
     return None

@@ -12,6 +12,9 @@ LIMITS = {"float16": 65504.0, "half": 65504.0, "bfloat16": 3.39e38, "float32": 3
 DIVISIONS = {"div", "true_divide", "reciprocal", "remainder", "fmod", "floor_divide"}
 """Operations that divide their first input, or the number one."""
 
+STEPS = {"ceil", "floor", "round", "sign", "trunc"}
+"""Operations whose derivative is zero for all arguments."""
+
 FILLS = {"constant_pad_nd", "fill", "index_fill", "index_put", "masked_fill", "masked_scatter", "scatter", "where"}
 """Operations that fill constants into a tensor."""
 

@@ -11,7 +11,7 @@ from lightning_gradexplode.diagnose.faults.operations import EXPONENTIALS
 from lightning_gradexplode.diagnose.graph.applied import applied_weights
 from lightning_gradexplode.diagnose.graph.factors import compares_layer, divisors_of, summed_elements
 from lightning_gradexplode.diagnose.graph.fields import fields_in_graph
-from lightning_gradexplode.diagnose.graph.inactive import inactive_rectifier
+from lightning_gradexplode.diagnose.graph.inactive import inactive_operation
 from lightning_gradexplode.diagnose.graph.loss_terms import loss_terms, operation_names
 from lightning_gradexplode.diagnose.graph.nodes import Graph, Loss, graph_of, name_of_node
 from lightning_gradexplode.diagnose.graph.operation import operation_of
@@ -35,8 +35,8 @@ class GraphFacts:
         own_functions: Each ``torch.autograd.Function`` that is not of torch itself.
         summed: Number of elements that the loss is the sum of, None if it is none.
         compares_layer: Whether the loss is made of the difference of a layer's result and data alone.
-        inactive: A rectifier whose result is zero for all elements, and the nearest parameter before it; None without
-            one.
+        inactive: An operation whose derivative is zero for all elements, and the nearest parameter before it; None
+            without one.
         of_one_element: A softmax over one element, and the nearest parameter before it; None without one.
     """
 
@@ -77,7 +77,7 @@ def facts_of_loss(loss: Loss, module: nn.Module, may_have_hooks: bool = False) -
         losses=loss_terms(graph),
         own_functions=OwnFunctions(graph),
         compares_layer=compares_layer(loss.grad_fn),
-        inactive=inactive_rectifier(graph, names),
+        inactive=inactive_operation(graph, names),
         of_one_element=softmax_of_one(graph, names),
     )
 

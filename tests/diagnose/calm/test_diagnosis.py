@@ -337,6 +337,7 @@ def test_the_weights_of_a_critic_may_grow_while_its_gradient_does_not() -> None:
     ("inactive", "zero", "where"),
     [
         (("relu", "sigma.weight"), LAYERS, "`relu` after sigma"),
+        (("clamp", "sigma.weight"), LAYERS, "`clamp` after sigma"),
         (("relu", ""), LAYERS, "`relu`"),
         (("relu", "sigma.weight"), LAYERS[:5], None),
         (None, LAYERS, None),

@@ -1,4 +1,4 @@
-"""A rectifier without any output is found in the graph of a loss, with the layer before it."""
+"""An operation that passes no gradient is found in the graph of a loss, with the layer before it."""
 
 from __future__ import annotations
 
@@ -31,6 +31,11 @@ RECTIFIERS: dict[str, tuple[Rectifier, str]] = {
     "a function": (functional.relu, "relu"),
     "a module": (nn.ReLU(), "relu"),
     "in place": (nn.ReLU(inplace=True), "relu"),
+    "a lower limit": (lambda x: x.clamp(min=0), "clamp"),
+    "two limits": (lambda x: x.clamp(-1, 2), "clamp"),
+    "hard limits": (functional.hardtanh, "hardtanh"),
+    "a sigmoid of straight lines": (functional.hardsigmoid, "hardsigmoid"),
+    "a threshold": (lambda x: functional.threshold(x, 0.1, 0.0), "threshold"),
 }
 
 
@@ -43,6 +48,15 @@ def test_the_last_rectifier_that_passes_nothing_on_is_named(name: str, bias: flo
     net = Net(rectifier, bias)
     inactive = facts_of_loss(net(torch.randn(16, 4)).square().mean(), net).inactive
     assert inactive == ((operation, "density.bias") if is_found else None)
+
+
+@pytest.mark.parametrize("operation", ["round", "sign", "floor"])
+def test_a_step_function_passes_nothing_on_whatever_it_takes(operation: str) -> None:
+    """Its derivative is zero everywhere; an estimator that passes the gradient straight through has another way."""
+    net = Net(lambda x: getattr(torch, operation)(x), 0.5)
+    assert facts_of_loss(net(torch.randn(16, 4)).square().mean(), net).inactive == (operation, "density.bias")
+    straight = Net(lambda x: x + (getattr(torch, operation)(x) - x).detach(), 0.5)
+    assert facts_of_loss(straight(torch.randn(16, 4)).square().mean(), straight).inactive is None
 
 
 def test_a_result_that_was_overwritten_is_unknown() -> None:
