@@ -71,11 +71,14 @@ def main(arguments: Sequence[str]) -> None:
         default=1,
         help="interval of the diagnosed runs' logs; Lightning's default is 50",
     )
+    parser.add_argument(
+        "--late", action="store_true", help="read the numbers of a step after its update, as on an accelerator"
+    )
     parser.add_argument("--verify", action="store_true", help="only check that each case fails, and trains when cured")
     parser.add_argument("--cured", action="store_true", help="only count what is named in the cured runs")
     parser.add_argument("--confidence", action="store_true", help="also print how many are right by confidence")
     options = parser.parse_args(arguments)
-    graded = partial(run_case, log_every_n_steps=options.log_every_n_steps)
+    graded = partial(run_case, log_every_n_steps=options.log_every_n_steps, reads_late=options.late)
     named = partial(named_when_cured, log_every_n_steps=options.log_every_n_steps)
     halves: list[Half] = ["tuning", "held_out"] if "both" in options.half else options.half
     every: list[Grade] = []

@@ -46,14 +46,15 @@ class Grade:
     confidence: float = 0.0
 
 
-def run_case(case: type[Case], log_every_n_steps: int = 1) -> Grade:
+def run_case(case: type[Case], log_every_n_steps: int = 1, reads_late: bool = False) -> Grade:
     """Train a failing case under the monitor, and grade its diagnosis and its first remedy.
 
     Args:
         case: The case.
         log_every_n_steps: Interval at which the run is logged, and its updates are measured while it is calm.
+        reads_late: Whether its numbers arrive after the update, as on an accelerator.
     """
-    ending, diagnosis = train_monitored(prepare(case, {}), log_every_n_steps=log_every_n_steps)
+    ending, diagnosis = train_monitored(prepare(case, {}), log_every_n_steps=log_every_n_steps, reads_late=reads_late)
     treatment = None
     if diagnosis and diagnosis.remedies:
         is_right = diagnosis.causes[0].kind in case.kinds

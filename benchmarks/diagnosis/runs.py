@@ -7,7 +7,8 @@ import logging
 import math
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,7 @@ from benchmarks.diagnosis.loops import train_in_loop
 from benchmarks.diagnosis.probe import Probe, has_finite_weights
 from benchmarks.scenarios.recording import RecordedStep, Recording
 from lightning_gradexplode import GradientExplosionMonitor
+from lightning_gradexplode.measure import reading
 from lightning_gradexplode.records.diagnosis import Diagnosis
 
 for _name in ("replay", "experiments.experiments"):
@@ -72,7 +74,11 @@ def train(module: Case, callbacks: Sequence[Callback] = (), **options: Any) -> E
 
 
 def train_monitored(
-    module: Case, callbacks: Sequence[Callback] = (), log_every_n_steps: int = 1, **monitor: Any
+    module: Case,
+    callbacks: Sequence[Callback] = (),
+    log_every_n_steps: int = 1,
+    reads_late: bool = False,
+    **monitor: Any,
 ) -> tuple[Ending, Diagnosis | None]:
     """Train a case under the monitor, in the loop that the case names.
 
@@ -80,9 +86,22 @@ def train_monitored(
         module: The case.
         callbacks: Called before the monitor.
         log_every_n_steps: Interval at which Lightning's Trainer logs; other loops log at the monitor's default.
+        reads_late: Whether the monitor treats tensors as if they were on an accelerator, whose numbers arrive after the
+            update.
         monitor: Arguments of the monitor.
     """
-    return _train(module, callbacks, {"report": False, **monitor}, {"log_every_n_steps": log_every_n_steps})
+    with _reading_late() if reads_late else nullcontext():
+        return _train(module, callbacks, {"report": False, **monitor}, {"log_every_n_steps": log_every_n_steps})
+
+
+@contextmanager
+def _reading_late() -> Iterator[None]:
+    is_on_host = reading.is_on_host
+    vars(reading)["is_on_host"] = lambda tensor: False
+    try:
+        yield
+    finally:
+        vars(reading)["is_on_host"] = is_on_host
 
 
 def train_recorded(module: Case) -> tuple[Ending, list[RecordedStep]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import chain
+from typing import Any
 
 import pytest
 import torch
@@ -13,8 +14,9 @@ from benchmarks.diagnosis.case import NUMBER, Case, noise, settings
 from benchmarks.diagnosis.grading import Grade, confidence_table, grade, is_right_place, run_case, table, totals
 from benchmarks.diagnosis.halves import Half, cases
 from benchmarks.diagnosis.remedies import optimizers_in, treat, treatment_for
-from benchmarks.diagnosis.runs import prepare, train
+from benchmarks.diagnosis.runs import prepare, train, train_monitored
 from benchmarks.diagnosis.verify import fault_of
+from lightning_gradexplode.measure import reading
 from lightning_gradexplode.records.diagnosis import CAUSE_KINDS, Cause, Diagnosis
 
 HALVES: tuple[Half, ...] = ("tuning", "held_out")
@@ -239,3 +241,20 @@ def test_first_causes_are_counted_by_their_confidence() -> None:
         for first, confidence in (("right", 0.9), ("wrong", 0.95), ("right", 0.7), ("unknown", 0.0), ("none", 0.0))
     ]
     assert [line[1] for line in confidence_table(grades)[1:]] == ["1 of 2", "0 of 0", "1 of 1", "0 of 0"]
+
+
+def test_a_run_whose_numbers_arrive_late_is_read_after_its_updates() -> None:
+    """As on an accelerator; afterwards tensors are on the host again."""
+    seen = []
+
+    class Observed(StraightLine):
+        """Notes whether its numbers are read before its updates."""
+
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            seen.append(reading.is_on_host(torch.zeros(1)))
+            return super().training_step(batch, batch_idx)
+
+    train_monitored(prepare(Observed, {}), reads_late=True)
+    assert seen
+    assert not any(seen)
+    assert reading.is_on_host(torch.zeros(1))
