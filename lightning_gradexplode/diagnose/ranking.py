@@ -97,7 +97,8 @@ def diagnose(evidence: Evidence) -> Diagnosis:
         found = [one for one in found if one.kind not in _BY_LARGE_STEPS]
     elif is_new_level(evidence):
         found = [one for one in found if one.kind != "outlier-batch"]
-    is_harmless = not is_critical(evidence) and (has_learned(evidence) or has_recovered(evidence))
+    is_learned = not is_critical(evidence) and has_learned(evidence)
+    is_harmless = is_learned or (not is_critical(evidence) and has_recovered(evidence))
     if is_harmless:
         # The run has not failed, so that causes of failure are less likely, even with a warning at its start.
         found = [
@@ -106,7 +107,8 @@ def diagnose(evidence: Evidence) -> Diagnosis:
         ]
     causes = rank(found, _explains(evidence))
     if not causes and not is_critical(evidence) and first_nonfinite(evidence) is None:
-        causes = tuple(negative_term(evidence) if is_harmless else calm_causes(evidence))
+        # A run that is back at the level of before may never have learned.
+        causes = tuple(negative_term(evidence) if is_learned else calm_causes(evidence))
     if not causes or causes[0].confidence < MIN_CONFIDENCE:
         weak = sorted(
             (replace(one, confidence=round(one.confidence, 2)) for one in found if one.confidence >= WEAK),

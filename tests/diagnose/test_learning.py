@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from lightning_gradexplode.diagnose import diagnose
 from lightning_gradexplode.diagnose.layers import untrained_loss
 from lightning_gradexplode.diagnose.learning import has_learned, has_recovered
-from lightning_gradexplode.records import BatchFacts, Evidence, LossTerm, Replay, Severity
-from tests.diagnose.evidence import batch, calm, diverged, field, finding, history, labels, operand, run
+from lightning_gradexplode.records import BatchFacts, Evidence, LossTerm, OptimizerFacts, Replay, Severity
+from tests.diagnose.evidence import batch, calm, diverged, field, finding, history, labels, operand, parameter, run
 
 
 def spiked(later: float, severity: Severity = Severity.WARNING) -> Evidence:
@@ -86,3 +87,23 @@ def test_a_guess_of_a_rare_class_is_measured_by_the_entropy_of_the_labels(std: f
     rare = batch(field("[0]"), labels("[1]", shape=(16,), least=0.0, greatest=1.0, std=std))
     found = untrained_loss(diverged(replay=Replay("finite", losses=(term,), loss=0.1), batch=rare))
     assert found == pytest.approx(usual, abs=0.02)
+
+
+@pytest.mark.parametrize(("level", "kind"), [(2.4, "learning-rate"), (0.4, "unknown")], ids=["far up", "low"])
+def test_a_run_that_is_back_at_a_level_may_have_been_lost_before(level: float, kind: str) -> None:
+    """The loss came down while the rate rose, and has stood far above that since, before and after a spike."""
+    loss = [3.2 - 0.07 * step if step < 40 else level + 0.1 * (-1) ** step for step in range(200)]
+    values = {
+        **calm(200),
+        "loss": loss,
+        "grad_norm": [1.0] * 199 + [100.0],
+        "learning_rate": [0.1 * min(step + 1, 120) / 120 for step in range(200)],
+        "weight_norm": [10.0 + 0.1 * min(step, 120) for step in range(200)],
+    }
+    facts = run(
+        optimizers=(OptimizerFacts("AdamW", ({"lr": 1e-3},)),), parameters=(parameter("body.weight", (64, 64)),)
+    )
+    warned = (finding("gradient-spike", 199, Severity.WARNING),)
+    recorded = replace(history(values), parameters=("body.weight",), parameter_grad_norm=np.ones((200, 1), np.float32))
+    found = diagnose(Evidence(199, 199, warned, facts, (recorded,), later_loss=level))
+    assert found.causes[0].kind == kind
