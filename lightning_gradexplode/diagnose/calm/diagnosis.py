@@ -28,6 +28,7 @@ from lightning_gradexplode.diagnose.calm.weights import (
     scale_too_large,
     softmax_of_one_element,
     weights_too_large,
+    weights_too_small,
     weights_without_gradient,
 )
 from lightning_gradexplode.diagnose.causes.accumulation import accumulated_gradients
@@ -182,6 +183,7 @@ _RULES = (
     _gradients_stay,
     scale_too_large,
     weights_too_large,
+    weights_too_small,
     weights_without_gradient,
     operation_without_slope,
     softmax_of_one_element,

@@ -8,11 +8,25 @@ from collections.abc import Iterator
 import numpy as np
 
 from lightning_gradexplode.diagnose.causes.initialization import large_weights, scale_without_logarithm
-from lightning_gradexplode.diagnose.curves import signs
+from lightning_gradexplode.diagnose.curves import last_level, loss_curve, signs
 from lightning_gradexplode.diagnose.faults.operations import STEPS
-from lightning_gradexplode.diagnose.layers import layers
+from lightning_gradexplode.diagnose.layers import (
+    code_of_parameter,
+    gain_of,
+    keeping_std,
+    layers,
+    normalized_share,
+    untrained_loss,
+)
 from lightning_gradexplode.diagnose.learning import ENOUGH, LEARNED, learned
 from lightning_gradexplode.records import Cause, Evidence, History
+
+SMALL_GAIN, LAYERS = 0.1, 3
+"""Factor that all layers scale their inputs by, below which the signal vanishes over at least this number of layers;
+0.58 is torch's default."""
+
+STUCK = 0.9
+"""Share of the loss of a guess above which nothing was learned."""
 
 
 def scale_too_large(evidence: Evidence) -> Iterator[Cause]:
@@ -30,6 +44,33 @@ def weights_too_large(evidence: Evidence) -> Iterator[Cause]:
     cause = large_weights(evidence) if learned(evidence) > LEARNED else None
     if cause is not None and cause.where not in evidence.frozen:
         yield cause
+
+
+def weights_too_small(evidence: Evidence) -> Iterator[Cause]:
+    """Yield the cause if each layer makes its inputs far smaller, and the loss stays at that of a guess.
+
+    Signal and gradient shrink by the product of these factors. A layer that normalizes restores the scale.
+    """
+    loss, guess = loss_curve(evidence).finite.value, untrained_loss(evidence)
+    weights = [one for one in layers(evidence.run) if one.name not in evidence.frozen]
+    if len(loss) < 2 * ENOUGH or guess is None or len(weights) < LAYERS or normalized_share(evidence.run) > 0:
+        return
+    largest, first = max(map(gain_of, weights)), weights[0]
+    if not 0 < largest < SMALL_GAIN or last_level(loss) < STUCK * guess:
+        return
+    names = " and ".join(f"`nn.init.kaiming_normal_({code_of_parameter(one)})`" for one in weights[:2])
+    yield Cause(
+        "initialization",
+        first.name,
+        (
+            f"Each of the {len(weights)} layers multiplies the scale of its inputs by at most {largest:.2g}, so that "
+            f"signal and gradient vanish on their way: `{first.name}` starts with a root mean square of "
+            f"{first.std:.3g}, and {keeping_std(first):.3g} would keep that scale.",
+            f"The loss is {last_level(loss):.4g} after {len(loss)} steps; that of a guess is {guess:.4g}.",
+        ),
+        0.75,
+        (f"start all layers on the usual scale: {names}{' and so on' if len(weights) > 2 else ''}",),
+    )
 
 
 def weights_without_gradient(evidence: Evidence) -> Iterator[Cause]:

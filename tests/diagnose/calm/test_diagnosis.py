@@ -16,7 +16,9 @@ from lightning_gradexplode.records import (
     Evidence,
     FieldFacts,
     History,
+    LossTerm,
     ModuleFacts,
+    Operand,
     OptimizerFacts,
     ParameterFacts,
     RunFacts,
@@ -431,6 +433,24 @@ def test_a_rule_that_raises_is_logged_and_the_others_still_decide(caplog: pytest
     assert found.causes[0].kind == "accumulated-gradients"
     assert "has failed" in caplog.text
     assert {one.levelname for one in caplog.records} == {"WARNING"}
+
+
+@pytest.mark.parametrize(
+    ("std", "level", "normalizes", "is_named"),
+    [(1e-3, 2.3, False, True), (0.1, 2.3, False, False), (1e-3, 0.5, False, False), (1e-3, 2.3, True, False)],
+    ids=["small", "usual", "learned", "normalized"],
+)
+def test_layers_that_all_start_too_small_are_named_if_nothing_is_learned(
+    std: float, level: float, normalizes: bool, is_named: bool
+) -> None:
+    """The loss of ten classes stays at that of a guess; a layer that normalizes restores the scale."""
+    facts = network(std)
+    if normalizes:
+        facts = replace(facts, modules=(*facts.modules, ModuleFacts("norm", "LayerNorm", "normalization")))
+    term = LossTerm("nll_loss", (Operand((32, 10), "float32"), Operand((32,), "int64")), value=2.3)
+    stuck = evidence(facts, {"loss": [2.3, *([level] * 119)], "grad_norm": [1e-3] * 120})
+    found = diagnose_calm(replace(stuck, first_losses=(term,)))
+    assert (found is not None and found.causes[0].kind == "initialization") is is_named
 
 
 def test_frozen_weights_have_the_scale_that_they_were_trained_to() -> None:
