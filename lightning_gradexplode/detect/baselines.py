@@ -28,9 +28,9 @@ _STEEP = 100.0
 """Gradient norm times weight norm, divided by the unit of the loss, below which a gradient is small. At the first step
 it is above 100 in one of 14 healthy runs."""
 
-_STILL = 0.01
-"""Change of the weights' norm, as a share of that of the start, up to which no update has made a loss rise by far: an
-early batch was another one, as where few samples are of a rare class."""
+_STILL, _SHORT = 0.01, 0.03
+"""Change of the weights' norm, and estimated length of an update, as shares of the norm at the start, up to which no
+update has made a loss rise by far: an early batch was another one, as where few samples are of a rare class."""
 
 FAR = 1e4
 """Units of rise of the loss, and growth of gradient norm times weight norm, that are no start of a run, however early:
@@ -61,6 +61,8 @@ class Baselines(Stateful):
             to a level.
     """
 
+    not_saved = ("_weight_count", "_longest")  # of the first steps only
+
     also_saved = (
         *("loss", "weights", "weight_rate", "loss_trend", "excursion", "joint_growth"),
         *("gradient_growth", "update_effect"),
@@ -79,6 +81,8 @@ class Baselines(Stateful):
         self.gradient_growth = 1.0
         self._norms = RollingQuantiles(5)
         self._is_self_reinforcing = False
+        self._weight_count = 0
+        self._longest = 0.0  # estimated length of the longest update, as a share of the weights' norm; 0 if unknown
 
     def update_loss(self, record: StepRecord) -> None:
         """Record a step's loss and gradient norm."""
@@ -89,6 +93,8 @@ class Baselines(Stateful):
         else:
             self.loss_rise = self.loss_deviations = 0.0
         norm = record.grad_norm
+        if self._norms.count < self._norms.size:
+            self._estimate_length(norm, record.learning_rate)
         if norm is not None and 0 < norm < math.inf:
             if self._norms.count < self._norms.size and (self.loss_rise < FAR or self._are_still):
                 self._norms.add(norm)
@@ -112,10 +118,17 @@ class Baselines(Stateful):
             self._is_self_reinforcing = True
         self.loss.update(loss, min(rise, self.loss.outside) if self._are_still else rise, self.weights.moved)
 
+    def _estimate_length(self, norm: float | None, rate: float | None) -> None:
+        """Estimate the length of an update of gradient descent, or of one whose elements have the size of the rate."""
+        if norm is None or rate is None or not math.isfinite(norm) or not self.weights.start or not self._weight_count:
+            return
+        length = rate * max(norm, math.sqrt(self._weight_count)) / self.weights.start
+        self._longest = max(self._longest, length)
+
     @property
     def _are_still(self) -> bool:
         """Whether the weights are known to be those of the start, nearly."""
-        return 0 < abs(self.weights.growth - 1) < _STILL
+        return 0 < abs(self.weights.growth - 1) < _STILL and 0 < self._longest < _SHORT
 
     def has_small_gradient(self, record: StepRecord) -> bool:
         """Return whether a step's gradient is small against loss and weights, so that its growth is harmless.
@@ -132,14 +145,16 @@ class Baselines(Stateful):
         """Return whether rises can be measured in units of the loss at the start, or a loss is far from its start."""
         if not self._norms.count:
             return True
-        scale = self._norms.lower_quartile * self.weights.start
-        if self.loss.unit >= _SCALE * scale:
+        if self.loss.unit >= _SCALE * self._norms.lower_quartile * self.weights.start:
             return True
-        return self.weights.moved and abs(loss - self.loss.start) >= _VISIBLE * scale
+        # The smallest of the first norms, since the others may be those of an explosion.
+        smallest = self._norms.quantile(0.0) * self.weights.start
+        return self.weights.moved and abs(loss - self.loss.start) >= _VISIBLE * smallest
 
     def update_weights(self, record: StepRecord) -> None:
         """Record a step's weights, if they were measured."""
         self.weights.update(record)
+        self._weight_count = record.weight_count or self._weight_count
         self.update_effect.measured(record)
         if record.weight_norm is not None and math.isfinite(record.weight_norm):
             self.weight_rate.add(record.step, self.weights.growth)

@@ -473,15 +473,21 @@ def test_a_loss_that_grows_further_after_it_was_raised_diverges() -> None:
     assert critical[0].step >= 130
 
 
-@pytest.mark.parametrize(("change", "is_critical"), [(1e-4, False), (0.05, True)], ids=["weights stay", "weights grow"])
-def test_a_first_batch_without_signal_is_no_start(change: float, is_critical: bool) -> None:
+@pytest.mark.parametrize(
+    ("change", "rate", "is_critical"),
+    [(1e-4, 1e-3, False), (0.05, 1e-3, True), (1e-4, 0.1, True)],
+    ids=["weights stay", "weights grow", "long updates"],
+)
+def test_a_first_batch_without_signal_is_no_start(change: float, rate: float, is_critical: bool) -> None:
     """A batch without a sample of a rare class has next to no loss and gradient; the others are the usual ones."""
     levels = [1e-6, *(0.02 * value for value in noise(60, 0.3))]
     records = []
     for step, level in enumerate(levels):
         weights = 10.0 * (1 + change) ** step
         loss, norm = (level * 1.3**step, level * 1.3**step) if is_critical else (level, level)
-        records.append(record(step, loss=loss, grad_norm=norm, weight_norm=weights))
+        records.append(
+            record(step, loss=loss, grad_norm=norm, weight_norm=weights, weight_count=100, learning_rate=rate)
+        )
     detectors = DetectorSet([DivergingLoss(), GradientGrowth()])
     found = {
         f.severity for one in records for f in detectors.check_before_update(one) + detectors.check_after_update(one)
