@@ -17,6 +17,7 @@ from lightning_gradexplode.diagnose.graph import (
     common_rows,
     facts_of_loss,
     fault_in_graph,
+    is_the_same_within_a_mode,
     values_are_readable,
 )
 from lightning_gradexplode.engine.accumulation import is_real_number
@@ -112,12 +113,17 @@ class LossGraphs:
             if fault is not None:
                 self._faults.setdefault(self._loop.step, fault)
                 self._later_divisors = self._loop.step, fault.divisors
-                if not self._loop.can_replay and self._loop.process_group.size == 1:
+                if self._may_observe():
                     self._later_batches.look_for(self._loop.step, fault)
         elif is_requested:
             facts = collect_or_log("the graph of the loss", lambda: facts_of_loss(*self._of(loss)))
             self._later = self._loop.step, facts or GraphFacts()
             self._later_divisors = self._loop.step, self._later[1].divisors
+
+    def _may_observe(self) -> bool:
+        """Return whether the operations on the data of later batches may be observed, and nothing else shows them."""
+        loop = self._loop
+        return not loop.can_replay and loop.process_group.size == 1 and is_the_same_within_a_mode(loop.module)
 
     def _add_operation(self, operation: Operation) -> None:
         """Add the operation that has made the data of an incident non-finite to what the graph of its loss shows."""

@@ -210,7 +210,7 @@ class StepSizeControl(Stateful):
                 self._steps_to_free -= 1
                 self._phase = "growing" if self._steps_to_free > 0 else "free"
         elif is_far and step.rate > growth * self._proven:
-            self.reason = "a step at the full rate is likely to overshoot, so that steps begin small and grow"
+            self.reason = "a step at the full rate may overshoot, so that steps begin small and grow"
             self._compare_from_here()
             self._grow(growth, is_harmless)
         else:
@@ -234,8 +234,8 @@ class StepSizeControl(Stateful):
         self._phase, self._steps_to_forget = "recovering", 100
         self._shortened = self._large = 0
         self._largest_move = 0.0  # a movement that did no harm before may do harm at the present weights
-        now = f"{trend.level:.3g} after {trend.start:.3g}" if trend.is_finite else "not finite"
-        self.reason = f"the loss is {now}, which the last steps may have caused"
+        course = f"{trend.level:.3g} and has {'risen' if trend.rise > trend.clear_change else 'not fallen'}"
+        self.reason = f"the loss is {course if trend.is_finite else 'not finite'}, which the last steps may have caused"
         cut = min(CUT, max(trend.drop_to_start, 0.03)) if trend.is_finite else 0.01
         self._allowed = min(self._failed_size, self._ceiling.size) * cut
         self._recovery.begin(trend.level)

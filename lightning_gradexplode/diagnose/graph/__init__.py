@@ -1,6 +1,6 @@
 """What made a loss non-finite, read from its autograd graph, for training loops that cannot compute a step again."""
 
-from lightning_gradexplode.diagnose.graph.data_operations import DataOperations
+from lightning_gradexplode.diagnose.graph.data_operations import DataOperations, is_the_same_within_a_mode
 from lightning_gradexplode.diagnose.graph.facts import GraphFacts, facts_of_loss
 from lightning_gradexplode.diagnose.graph.fault import NO_LINE, GraphFault, fault_in_graph
 from lightning_gradexplode.diagnose.graph.fields import common_rows
@@ -18,5 +18,6 @@ __all__ = [
     "common_rows",
     "facts_of_loss",
     "fault_in_graph",
+    "is_the_same_within_a_mode",
     "values_are_readable",
 ]

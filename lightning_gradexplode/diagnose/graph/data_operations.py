@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack, _pop_mode, _push_mode
 
@@ -66,6 +66,15 @@ _NAMES = {
 
 _FILLING = {*FILLS, "full_like", "new_full", "setitem", "fill_diagonal", "nan_to_num"}
 """Functions that fill in values and compute none."""
+
+
+_WITH_FAST_PATH = (nn.MultiheadAttention, nn.TransformerEncoder, nn.TransformerEncoderLayer)
+"""Modules that compute in another way within a function mode, when they are evaluated without gradients."""
+
+
+def is_the_same_within_a_mode(module: nn.Module) -> bool:
+    """Return whether all results of a network are the same, bit by bit, within a function mode."""
+    return not any(isinstance(one, _WITH_FAST_PATH) for one in module.modules())
 
 
 @dataclass(frozen=True, slots=True)

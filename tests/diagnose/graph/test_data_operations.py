@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 
-from lightning_gradexplode.diagnose.graph import DataOperations
+from lightning_gradexplode.diagnose.graph import DataOperations, is_the_same_within_a_mode
 from lightning_gradexplode.diagnose.graph.data_operations import Entry
 
 NET = nn.Linear(3, 1)
@@ -130,6 +130,12 @@ def test_results_random_numbers_and_modes_are_those_of_the_run(observed: Callabl
     step()
     observed(step)
     assert all(torch.equal(plain, watched) for plain, watched in zip(*found, strict=True))
+
+
+def test_modules_with_another_way_of_evaluation_are_known() -> None:
+    """Without gradients these use a fused function, unless a function mode is entered."""
+    assert is_the_same_within_a_mode(nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4)))
+    assert not is_the_same_within_a_mode(nn.Sequential(nn.TransformerEncoderLayer(4, 2)))
 
 
 class Own(TorchFunctionMode):
