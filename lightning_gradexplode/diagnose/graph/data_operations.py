@@ -20,6 +20,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack, _pop_mode, _push_mode
 
 from lightning_gradexplode.diagnose.faults.operations import FILLS
+from lightning_gradexplode.diagnose.graph.function_calls import LARGE, name_of_function, overwritten, tensors_of
 from lightning_gradexplode.diagnose.replay.observation.finiteness import (
     all_finite,
     first_place,
@@ -36,33 +37,11 @@ from lightning_gradexplode.records import Operation
 SECONDS = 3.0
 """Time that all observations of a run may take."""
 
-LARGE = 1 << 24
-"""Tensors with more elements are not checked."""
-
 OPERANDS = 8
 """Largest number of inputs of an operation that are recorded."""
 
 _OTHER_CODE = ("lightning_gradexplode.", "torch.optim.", "torch.autograd.", "torch.amp.")
 """Modules whose calls compute no data."""
-
-_NAMES = {
-    "true_divide": "div",
-    "divide": "div",
-    "truediv": "div",
-    "itruediv": "div",
-    "rtruediv": "reciprocal",
-    "rdiv": "reciprocal",
-    "multiply": "mul",
-    "rmul": "mul",
-    "imul": "mul",
-    "subtract": "sub",
-    "isub": "sub",
-    "iadd": "add",
-    "radd": "add",
-    "power": "pow",
-    "ipow": "pow",
-}
-"""Names of the operations that functions of Python call."""
 
 _FILLING = {*FILLS, "full_like", "new_full", "setitem", "fill_diagonal", "nan_to_num"}
 """Functions that fill in values and compute none."""
@@ -147,7 +126,7 @@ class DataOperations(TorchFunctionMode):
         begin = time.perf_counter()
         name, before = name_of_function(func), None
         try:
-            before = _overwritten(func, args, kwargs)
+            before = overwritten(func, args, kwargs)
         except Exception:  # such as a tensor of another library that has no elements
             name = ""
         self.seconds -= time.perf_counter() - begin
@@ -165,7 +144,7 @@ class DataOperations(TorchFunctionMode):
         """Return whether the function that is called may compute data, and looking at its result is harmless."""
         if not self._is_on or self.seconds <= 0 or os.getpid() != self._process:
             return False
-        if torch._C._is_tracing() or torch._C._functorch.maybe_current_level() is not None:
+        if torch._C._is_tracing() or torch._C._functorch.maybe_current_level() is not None or _is_captured():
             return False
         return not str(sys._getframe(2).f_globals.get("__name__", "")).startswith(_OTHER_CODE)
 
@@ -175,7 +154,7 @@ class DataOperations(TorchFunctionMode):
         """Record results of a function that are not finite, or that have a gradient and take tensors that are not."""
         inputs = [*tensors_of((*args, *kwargs.values()))]
         for output in tensors_of((args[0] if name == "setitem" else result,)):
-            if not output.is_floating_point() or output.is_meta or _is_captured(output):
+            if not output.is_floating_point() or output.is_meta:
                 continue
             if output.requires_grad:
                 self._enter(inputs)
@@ -225,40 +204,10 @@ class DataOperations(TorchFunctionMode):
         return None if kept is None else kept[1]
 
 
-def name_of_function(func: Callable[..., Any]) -> str:
-    """Return the name of the operation that a function of torch computes, such as ``"div"`` for ``/``."""
-    plain = str(getattr(func, "__name__", "")).strip("_")
-    return _NAMES.get(plain, plain)
-
-
-def tensors_of(values: Iterable[Any]) -> Iterable[Tensor]:
-    """Return the tensors among values, and within their lists and tuples."""
-    for one in values:
-        if isinstance(one, Tensor):
-            yield one
-        elif isinstance(one, (list, tuple)):
-            yield from tensors_of(one)
-
-
-def _writes(func: Callable[..., Any], kwargs: Mapping[str, Any]) -> bool:
-    """Return whether a function writes into one of its arguments."""
-    name = str(getattr(func, "__name__", ""))
-    if name.startswith("__"):
-        return name == "__setitem__" or (name.startswith("__i") and name not in ("__index__", "__int__", "__invert__"))
-    return name.endswith("_") or kwargs.get("out") is not None
-
-
-def _overwritten(func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[int, Tensor] | None:
-    """Return copies of the arguments of a function that writes into one of them, by identity; None if it does not."""
-    if not _writes(func, kwargs):
-        return None
-    kept = [one for one in tensors_of((*args, *kwargs.values())) if not one.requires_grad and one.numel() <= LARGE]
-    return {id(one): one.detach().clone() for one in kept}
-
-
-def _is_captured(tensor: Tensor) -> bool:
+def _is_captured() -> bool:
     """Return whether a CUDA graph is being captured, during which no value may be read."""
-    return tensor.is_cuda and torch.cuda.is_current_stream_capturing()
+    is_in_use = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    return is_in_use and torch.cuda.is_current_stream_capturing()
 
 
 def _is_any_compiled() -> bool:
