@@ -7,9 +7,7 @@ from dataclasses import replace
 from lightning_gradexplode.diagnose.graph import DataOperations, GraphFault
 from lightning_gradexplode.engine.collect_or_log import collect_or_log
 from lightning_gradexplode.records import FieldFacts, Operation, Replay
-
-OBSERVED_LATER = "the operation was observed in a later batch, in which it made such a tensor non-finite again"
-"""The note of a `Replay` whose operation was found after the step."""
+from lightning_gradexplode.records.replay import OBSERVED_LATER
 
 
 class LaterBatches:

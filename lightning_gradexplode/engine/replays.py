@@ -28,12 +28,7 @@ from lightning_gradexplode.hosts.base import TrainingLoop
 from lightning_gradexplode.measure.parameters import plain_name
 from lightning_gradexplode.records import Experiments, ParameterFacts, Replay, StepRecord
 from lightning_gradexplode.records.log import logger
-from lightning_gradexplode.records.replay import NO_REPLAY
-
-SIMILAR_WEIGHTS = (
-    "the weights of the step are lost; it fails alike with others of the scale that they had at the start of the run"
-)
-"""The note of a replay with such weights."""
+from lightning_gradexplode.records.replay import NO_REPLAY, SIMILAR_WEIGHTS
 
 MAX_REPLAYS = 3
 """Number of incidents of a run whose step is replayed."""

@@ -9,6 +9,14 @@ from typing import Literal
 NO_REPLAY = "this training loop cannot compute a step again"
 """The reason of a replay that was not possible since it is not known how the loop computes a step."""
 
+OBSERVED_LATER = "the operation was observed in a later batch, in which it made such a tensor non-finite again"
+"""The note of a replay whose operation was found after the step."""
+
+SIMILAR_WEIGHTS = (
+    "the weights of the step are lost; it fails alike with others of the scale that they had at the start of the run"
+)
+"""The note of a replay with such weights."""
+
 
 @dataclass(frozen=True, slots=True)
 class Operand:

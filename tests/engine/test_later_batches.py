@@ -52,6 +52,7 @@ def test_the_operation_its_line_and_its_rows_are_named(
     assert (diagnosis.step, cause.kind) == (2, "undefined-operation")
     assert "`log` at tests/engine/test_later_batches.py" in (cause.where or "")
     assert any("row 5" in one for one in cause.evidence)
+    assert any("observed in a later batch" in one for one in cause.evidence)
     assert "undefined-operation" in caplog.text
     assert watch.report_folder is not None
     written = json.loads((watch.report_folder / "diagnosis.json").read_text())

@@ -8,6 +8,7 @@ from lightning_gradexplode.diagnose import remedies
 from lightning_gradexplode.diagnose.batch import is_computed, place_of, source_in_graph, targets
 from lightning_gradexplode.diagnose.causes.operation_evidence import (
     fault,
+    found_sentence,
     line_sentence,
     located,
     rows_sentence,
@@ -29,7 +30,8 @@ def empty_reduction(evidence: Evidence) -> Cause | None:
     if found is not None and found[1].kind == "empty":
         operation, what = found
         where: str | None = location_of(operation)
-        sentences, confidence = [what.sentence, line_sentence(operation), rows_sentence(operation)], 0.95
+        sentences = [what.sentence, line_sentence(operation), rows_sentence(operation), found_sentence(evidence)]
+        confidence = 0.95
         remedy = located(operation, what.remedy)
     elif (
         ignored is not None

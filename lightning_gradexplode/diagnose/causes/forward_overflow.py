@@ -9,6 +9,7 @@ from lightning_gradexplode.diagnose.causes.operation_evidence import (
     divergence_sentence,
     fault,
     follows_divergence,
+    found_sentence,
     largest_target,
     line_sentence,
     located,
@@ -60,7 +61,7 @@ def forward_overflow(evidence: Evidence) -> Cause | None:
         return None
     course = trend(evidence)
     confidence = 0.92 if is_exponential(operation) else 0.75
-    sentences = [what.sentence, line_sentence(operation), rows_sentence(operation)]
+    sentences = [what.sentence, line_sentence(operation), rows_sentence(operation), found_sentence(evidence)]
     if is_product(operation) or largest_input(operation) > 1e15:
         # The inputs of a product have grown in earlier layers, which other rules check; a loss is only a consequence.
         # The square of what is so large is a loss of the user's own, or a consequence.

@@ -9,6 +9,7 @@ from lightning_gradexplode.diagnose.curves import first_nonfinite, loss_curve
 from lightning_gradexplode.diagnose.faults import Fault, fault_of
 from lightning_gradexplode.diagnose.trends import Trend
 from lightning_gradexplode.records import Evidence, Operation
+from lightning_gradexplode.records.replay import OBSERVED_LATER, SIMILAR_WEIGHTS
 
 STEEP = frozenset(
     ("acos", "acosh", "asin", "cdist", "float_power", "hypot", "linalg_vector_norm", "norm", "pow", "sqrt", "std")
@@ -72,6 +73,13 @@ def line_sentence(operation: Operation) -> str:
     if operation.file is None or not operation.code:
         return ""
     return f"The line is {operation.file}:{operation.line}: `{operation.code.strip()}`."
+
+
+def found_sentence(evidence: Evidence) -> str:
+    """Return a sentence with how an operation was found, if not by computing its step again; else empty."""
+    notes = evidence.replay.notes if evidence.replay is not None else ()
+    found = next((one for one in notes if one in (OBSERVED_LATER, SIMILAR_WEIGHTS)), "")
+    return f"{found[:1].upper()}{found[1:]}." if found else ""
 
 
 def rows_sentence(operation: Operation) -> str:

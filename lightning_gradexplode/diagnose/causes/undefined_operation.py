@@ -11,6 +11,7 @@ from lightning_gradexplode.diagnose.causes.operation_evidence import (
     divergence_sentence,
     fault,
     follows_divergence,
+    found_sentence,
     line_sentence,
     located,
     loss_without_slope,
@@ -48,7 +49,7 @@ def undefined_operation(evidence: Evidence) -> Cause | None:
         return None
     course = trend(evidence)
     confidence = 0.95
-    sentences = [what.sentence, line_sentence(operation), rows_sentence(operation)]
+    sentences = [what.sentence, line_sentence(operation), rows_sentence(operation), found_sentence(evidence)]
     if follows_divergence(course):
         confidence = 0.25 if _is_reached_by_the_rate(evidence) else 0.5
         sentences.append(divergence_sentence(course))
