@@ -11,7 +11,7 @@ from lightning_gradexplode.diagnose.causes import RULES
 from lightning_gradexplode.diagnose.causes.descent import multiplied_gradients
 from lightning_gradexplode.diagnose.causes.objective import negative_term
 from lightning_gradexplode.diagnose.causes.optimization import replacing_update
-from lightning_gradexplode.diagnose.curves import critical_step, first_nonfinite, is_critical
+from lightning_gradexplode.diagnose.curves import critical_step, first_nonfinite, is_critical, signs
 from lightning_gradexplode.diagnose.guarded_rules import causes_by
 from lightning_gradexplode.diagnose.learning import has_learned, has_recovered
 from lightning_gradexplode.diagnose.outside_changes import is_new_level, outside_change
@@ -179,7 +179,8 @@ def _unknown(evidence: Evidence) -> Cause:
     elif multiplied is not None:
         advice = [multiplied.remedy]
     elif first_nonfinite(evidence) is None:
-        clip = remedies.clip(evidence) if trend(evidence).has_diverged else []
+        may_help = trend(evidence).has_diverged and "zero-gradient" not in signs(evidence)  # zeros are not clipped
+        clip = remedies.clip(evidence) if may_help else []
         advice = [*remedies.own_functions(evidence), *clip]
     else:
         one_batch = remedies.clip(evidence) if trend(evidence).has_diverged else remedies.skip(evidence)

@@ -13,7 +13,7 @@ import lightning_gradexplode
 from lightning_gradexplode.diagnose import diagnose
 from lightning_gradexplode.diagnose.ranking import rank
 from lightning_gradexplode.records import CAUSE_KINDS, Cause, Evidence, Severity
-from tests.diagnose.evidence import batch, diverged, failed, field, finding
+from tests.diagnose.evidence import batch, diverged, failed, field, finding, growing, history
 from tests.diagnose.fault_examples import FAULTS
 from tests.diagnose.growth_examples import GROWTH, OVERSHOOT
 
@@ -90,3 +90,13 @@ def test_targets_outside_of_the_range_of_a_loss_explain_that_it_falls_below_zero
         Cause("target-out-of-range", "road", ("`road` ranges from 0 to 255.",), 0.7, ()),
     )
     assert [one.kind for one in rank((falls, targets))] == ["target-out-of-range", "loss-without-floor"]
+
+
+@pytest.mark.parametrize(("sign", "is_advised"), [("gradient-growth", True), ("zero-gradient", False)])
+def test_gradients_of_zero_are_not_to_be_clipped(sign: str, is_advised: bool) -> None:
+    """Of an unknown cause in a run that has diverged."""
+    values = {name: growing()[name] for name in ("loss", "grad_norm")}
+    known = diverged(findings=(finding(sign, 11, Severity.WARNING),), history=(history(values),))
+    first = diagnose(known).causes[0]
+    assert first.kind == "unknown"
+    assert any("clip" in one for one in first.remedies) is is_advised
