@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -110,3 +111,11 @@ def _no_line_about_the_version_of_torch(monkeypatch: pytest.MonkeyPatch) -> None
     """Leave out the line about graphs that torch 2.4 cannot show: tests count the lines of a run."""
     if not values_are_readable():
         monkeypatch.setattr(LossGraphs, "_why_without_values", lambda _: "")
+
+
+@pytest.fixture
+def nothing_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have torch count no compiled functions of earlier tests, within which operations are not observed."""
+    dynamo = sys.modules.get("torch._dynamo.utils")
+    if dynamo is not None:
+        monkeypatch.setattr(dynamo, "counters", {})

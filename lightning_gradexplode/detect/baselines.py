@@ -127,8 +127,9 @@ class Baselines(Stateful):
 
     @property
     def _are_still(self) -> bool:
-        """Whether the weights are known to be those of the start, nearly."""
-        return 0 < abs(self.weights.growth - 1) < _STILL and 0 < self._longest < _SHORT
+        """Whether these are the first steps, and the weights are known to be those of the start, nearly."""
+        is_start = self._norms.count < self._norms.size
+        return is_start and 0 < abs(self.weights.growth - 1) < _STILL and 0 < self._longest < _SHORT
 
     def has_small_gradient(self, record: StepRecord) -> bool:
         """Return whether a step's gradient is small against loss and weights, so that its growth is harmless.

@@ -15,6 +15,8 @@ from torch.overrides import _get_current_function_mode_stack
 from lightning_gradexplode import GradientWatch
 from tests.torch_versions import needs_graph_values
 
+pytestmark = pytest.mark.usefixtures("nothing_compiled")
+
 
 def trained(
     compute: Callable[[Tensor], Tensor], every: int = 3, watched: bool = True, folder: Path | None = None

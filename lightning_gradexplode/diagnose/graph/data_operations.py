@@ -20,7 +20,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack, _pop_mode, _push_mode
 
 from lightning_gradexplode.diagnose.faults.operations import FILLS
-from lightning_gradexplode.diagnose.graph.function_calls import LARGE, name_of_function, overwritten, tensors_of
+from lightning_gradexplode.diagnose.graph.function_calls import name_of_function, overwritten
 from lightning_gradexplode.diagnose.replay.observation.finiteness import (
     all_finite,
     first_place,
@@ -31,14 +31,13 @@ from lightning_gradexplode.diagnose.replay.observation.finiteness import (
     storage_bytes,
     storage_key,
 )
+from lightning_gradexplode.diagnose.replay.observation.observer import LARGE, OPERANDS
+from lightning_gradexplode.diagnose.replay.observation.operation_calls import flat
 from lightning_gradexplode.diagnose.replay.observation.source_line import calling_line
 from lightning_gradexplode.records import Operation
 
 SECONDS = 3.0
 """Time that all observations of a run may take."""
-
-OPERANDS = 8
-"""Largest number of inputs of an operation that are recorded."""
 
 _OTHER_CODE = ("lightning_gradexplode.", "torch.optim.", "torch.autograd.", "torch.amp.")
 """Modules whose calls compute no data."""
@@ -152,8 +151,8 @@ class DataOperations(TorchFunctionMode):
         self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any], result: Any, before: dict[int, Tensor] | None
     ) -> None:
         """Record results of a function that are not finite, or that have a gradient and take tensors that are not."""
-        inputs = [*tensors_of((*args, *kwargs.values()))]
-        for output in tensors_of((args[0] if name == "setitem" else result,)):
+        inputs = flat((*args, *kwargs.values()))
+        for output in flat((args[0] if name == "setitem" else result,)):
             if not output.is_floating_point() or output.is_meta:
                 continue
             if output.requires_grad:

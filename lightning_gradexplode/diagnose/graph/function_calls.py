@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 
-LARGE = 1 << 24
-"""Tensors with more elements are neither copied nor checked."""
+from lightning_gradexplode.diagnose.replay.observation.observer import LARGE
+from lightning_gradexplode.diagnose.replay.observation.operation_calls import flat
 
 _NAMES = {
     "true_divide": "div",
@@ -36,15 +36,6 @@ def name_of_function(func: Callable[..., Any]) -> str:
     return _NAMES.get(plain, plain)
 
 
-def tensors_of(values: Iterable[Any]) -> Iterable[Tensor]:
-    """Return the tensors among values, and within their lists and tuples."""
-    for one in values:
-        if isinstance(one, Tensor):
-            yield one
-        elif isinstance(one, (list, tuple)):
-            yield from tensors_of(one)
-
-
 def writes(func: Callable[..., Any], kwargs: Mapping[str, Any]) -> bool:
     """Return whether a function writes into one of its arguments."""
     name = str(getattr(func, "__name__", ""))
@@ -57,5 +48,5 @@ def overwritten(func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[s
     """Return copies of the arguments of a function that writes into one of them, by identity; None if it does not."""
     if not writes(func, kwargs):
         return None
-    kept = [one for one in tensors_of((*args, *kwargs.values())) if not one.requires_grad and one.numel() <= LARGE]
+    kept = [one for one in flat((*args, *kwargs.values())) if not one.requires_grad and one.numel() <= LARGE]
     return {id(one): one.detach().clone() for one in kept}

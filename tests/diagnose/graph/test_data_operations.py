@@ -14,6 +14,8 @@ from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 from lightning_gradexplode.diagnose.graph import DataOperations, is_the_same_within_a_mode
 from lightning_gradexplode.diagnose.graph.data_operations import Entry
 
+pytestmark = pytest.mark.usefixtures("nothing_compiled")
+
 NET = nn.Linear(3, 1)
 
 

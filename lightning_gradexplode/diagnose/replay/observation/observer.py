@@ -45,7 +45,7 @@ OPERANDS = 8
 """Largest number of inputs of an operation that are recorded."""
 
 LARGE = 1 << 24
-"""An argument with more elements is not cloned before an operation overwrites it."""
+"""A tensor with more elements is not cloned before an operation overwrites it."""
 
 _FILLS = {*FILLS, "full", "full_like", "new_full", "scalar_tensor", "tril", "triu"}
 """Operations that fill in values and compute none: their infinite elements are intended."""
